@@ -1,0 +1,22 @@
+//! The two-leg relay of a live migration as a pure state machine.
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(any(test, feature = "testing"))]
+extern crate std;
+
+pub mod codec;
+pub mod config;
+pub mod error;
+pub mod flow;
+pub mod leg;
+pub mod session;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod time;
+
+pub use config::Config;
+pub use error::Failure;
+pub use leg::{Leg, PerLeg};
+pub use session::{Close, Demand, EndReason, FlowEnd, Input, Outcome, Session, Stats, Stop, Timer};
+pub use time::Instant;

@@ -1,0 +1,549 @@
+//! The ledger of one relayed connection: two legs, two flows, timers. No bytes, no I/O, no clock.
+//!
+//! Methods come in three kinds:
+//! - **handlers** take a fact and the present time: [`Session::handle`], [`Session::handle_timeout`];
+//! - **demands** are pure functions of the state, so nothing can be forgotten in a queue:
+//!   [`Session::demand`], [`Session::next_timeout`];
+//! - **getters** tell what happened: [`Session::outcome`], [`Session::stats`], …
+//!
+//! A runtime performs what is demanded, when the transport lets it, and reports what came of it.
+//! It may do so in any order. A report that was not demanded is a bug of the runtime and panics
+//! with the rule that was broken; nothing that a peer does can panic here.
+
+use core::fmt;
+use core::time::Duration;
+
+use crate::config::Config;
+use crate::error::Failure;
+use crate::flow::{Event, Flow, Phase};
+use crate::leg::{Leg, PerLeg};
+use crate::time::Instant;
+
+/// A fact, in the past tense.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Input {
+    /// The leg is connected ([`Demand::connect`]). Back's only: Front was accepted.
+    Connected(Leg),
+    /// The leg's handshake is complete and its peer authenticated ([`Demand::secure`]).
+    Secured(Leg),
+    /// So many bytes were read, 1 to [`Demand::read`].
+    Read(Leg, usize),
+    /// The peer's own, orderly end: EOF on a plain leg, close_notify on a secure one.
+    Eof(Leg),
+    /// The leg took so many bytes, 1 to [`Demand::write`].
+    Wrote(Leg, usize),
+    /// The FIN was passed on ([`Demand::shutdown`]).
+    ShutDown(Leg),
+    /// What is read from the leg can't be stored although there is room by count: a kernel pipe out
+    /// of slots. Only while something is buffered; a write lifts it.
+    Full(Leg),
+    /// Reading, or bringing the leg up (dial, handshake), failed.
+    ReadFailed(Leg, Failure),
+    /// Writing, shutting down, or bringing the leg up failed.
+    WriteFailed(Leg, Failure),
+    /// The operator's wish. A second one is harmless; an abort overrides a drain.
+    Stop(Stop),
+}
+
+/// How to end early.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Stop {
+    /// Go on until the session ends by itself, but no longer than this.
+    Drain {
+        /// The deadline; of several the earliest counts.
+        until: Instant,
+    },
+    /// At once.
+    Abort,
+}
+
+/// Which clock is running.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Timer {
+    /// Back is not connected in time.
+    Dial,
+    /// The leg's handshake takes too long.
+    Secure(Leg),
+    /// No progress for too long.
+    Idle,
+    /// One direction is over and the other makes no progress.
+    HalfOpen,
+    /// An answered peer was given its time to stop uploading.
+    Linger,
+    /// The session's greatest age.
+    Lifetime,
+    /// The drain's deadline.
+    Drain,
+}
+
+impl fmt::Display for Timer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dial => "dial",
+            Self::Secure(Leg::Front) => "handshake-front",
+            Self::Secure(Leg::Back) => "handshake-back",
+            Self::Idle => "idle",
+            Self::HalfOpen => "half-open",
+            Self::Linger => "linger",
+            Self::Lifetime => "lifetime",
+            Self::Drain => "drain",
+        })
+    }
+}
+
+/// What may be done on a leg now. Everything that is demanded may be done; nothing else.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Demand {
+    /// Dial it.
+    pub connect: bool,
+    /// Go on with its handshake.
+    pub secure: bool,
+    /// Read up to so many plaintext bytes.
+    pub read: usize,
+    /// Write up to so many.
+    pub write: usize,
+    /// Pass the FIN on.
+    pub shutdown: bool,
+}
+
+impl Demand {
+    /// Nothing at all.
+    pub const NONE: Self = Self { connect: false, secure: false, read: 0, write: 0, shutdown: false };
+}
+
+/// Why a direction ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum EndReason {
+    /// The source's FIN; everything was delivered and the FIN passed on.
+    Eof,
+    /// The same on a secure leg: the source's close_notify.
+    CloseNotify,
+    /// Reading from the source failed. What was read before was delivered if the sink took it.
+    SourceFailed(Failure),
+    /// Writing to the sink failed.
+    SinkFailed(Failure),
+    /// The opposite direction ended badly, and took this one's source along.
+    Severed,
+    /// A leg could not be brought up: dial or handshake failed.
+    SetupFailed(Leg, Failure),
+    /// A timer fired.
+    TimedOut(Timer),
+    /// The operator aborted.
+    Aborted,
+}
+
+impl EndReason {
+    /// Whether everything the source sent reached the sink, FIN included.
+    #[must_use]
+    pub const fn is_clean(self) -> bool {
+        matches!(self, Self::Eof | Self::CloseNotify)
+    }
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Eof => f.write_str("eof"),
+            Self::CloseNotify => f.write_str("close-notify"),
+            Self::SourceFailed(failure) => write!(f, "source-{failure}"),
+            Self::SinkFailed(failure) => write!(f, "sink-{failure}"),
+            Self::Severed => f.write_str("severed"),
+            Self::SetupFailed(leg, failure) => write!(f, "{leg}-setup-{failure}"),
+            Self::TimedOut(timer) => write!(f, "timeout-{timer}"),
+            Self::Aborted => f.write_str("aborted"),
+        }
+    }
+}
+
+/// How a leg is to be closed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Close {
+    /// Just close it: it has all it was to get.
+    Orderly,
+    /// Something may be missing: the peer must not take what it got for the whole. Reset it, once
+    /// the kernel has delivered what it was given.
+    Reset,
+}
+
+/// How one direction went.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FlowEnd {
+    /// Why it ended.
+    pub reason: EndReason,
+    /// Plaintext bytes read from the source.
+    pub read: u64,
+    /// Of these, bytes that the sink took.
+    pub delivered: u64,
+}
+
+/// A closed session's result. Final.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Outcome {
+    /// By the leg read from.
+    pub flows: PerLeg<FlowEnd>,
+    /// How to close each leg.
+    pub close: PerLeg<Close>,
+}
+
+impl Outcome {
+    /// Whether both directions ended well.
+    #[must_use]
+    pub const fn is_clean(&self) -> bool {
+        self.flows.front.reason.is_clean() && self.flows.back.reason.is_clean()
+    }
+}
+
+/// Counts of a session, at any time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Stats {
+    /// Plaintext bytes read, by the leg read from.
+    pub read: PerLeg<u64>,
+    /// Plaintext bytes delivered, by the leg **read from**.
+    pub delivered: PerLeg<u64>,
+}
+
+/// How far a leg has come.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Reach {
+    /// Back, while Front is not authenticated: it must not be touched.
+    Held,
+    Dialing {
+        since: Instant,
+    },
+    Securing {
+        since: Instant,
+    },
+    Up,
+}
+
+/// See the [module](self).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Session {
+    config: Config,
+    born: Instant,
+    /// When something last moved that matters to somebody.
+    progress: Instant,
+    legs: PerLeg<Reach>,
+    /// By the leg read from.
+    flows: PerLeg<Flow>,
+    /// A write to the leg failed in a way that consumes the socket's pending error; the zero that a
+    /// later read returns is then no end of file (tcp(7): the error is reported once).
+    doomed: PerLeg<Option<Failure>>,
+    drain_until: Option<Instant>,
+    outcome: Option<Outcome>,
+}
+
+/// Handlers.
+impl Session {
+    /// A session whose Front was accepted just now and whose Back is not dialed yet.
+    ///
+    /// # Panics
+    /// If a capacity is zero.
+    #[must_use]
+    pub fn new(config: Config, now: Instant) -> Self {
+        assert!(config.capacity.front > 0 && config.capacity.back > 0, "contract: capacity is at least 1");
+        let legs = if config.secure.front {
+            PerLeg::new(Reach::Securing { since: now }, Reach::Held)
+        } else {
+            PerLeg::new(Reach::Up, Reach::Dialing { since: now })
+        };
+        Self {
+            config,
+            born: now,
+            progress: now,
+            legs,
+            flows: config.capacity.map(Flow::new),
+            doomed: PerLeg::both(None),
+            drain_until: None,
+            outcome: None,
+        }
+    }
+
+    /// Takes note of a fact. Ignored once the session is closed.
+    ///
+    /// # Panics
+    /// If the fact breaks the contract between runtime and session, with the rule's name.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        if self.outcome.is_some() {
+            return;
+        }
+        assert!(now >= self.progress, "contract: time never runs back");
+        match input {
+            Input::Connected(leg) => self.on_connected(now, leg),
+            Input::Secured(leg) => self.on_secured(now, leg),
+            Input::Read(leg, count) => self.on_read(now, leg, count),
+            Input::Eof(leg) => self.on_eof(now, leg),
+            Input::Wrote(leg, count) => self.on_wrote(now, leg, count),
+            Input::ShutDown(leg) => self.on_shut_down(now, leg),
+            Input::Full(leg) => self.on_full(leg),
+            Input::ReadFailed(leg, failure) => self.on_read_failed(leg, failure),
+            Input::WriteFailed(leg, failure) => self.on_write_failed(now, leg, failure),
+            Input::Stop(Stop::Drain { until }) => {
+                self.drain_until = Some(self.drain_until.map_or(until, |known| known.min(until)));
+            }
+            Input::Stop(Stop::Abort) => self.give_up(EndReason::Aborted),
+        }
+        self.settle();
+    }
+
+    /// Lets a timer fire whose time has come. Harmless when called early.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if let Some((deadline, timer)) = self.next_timeout()
+            && now >= deadline
+        {
+            self.give_up(EndReason::TimedOut(timer));
+            self.settle();
+        }
+    }
+
+    fn on_connected(&mut self, now: Instant, leg: Leg) {
+        assert!(self.demand(leg).connect, "contract: Connected only when demanded, and once");
+        self.legs[leg] = if self.config.secure[leg] { Reach::Securing { since: now } } else { Reach::Up };
+        self.progress = now;
+    }
+
+    fn on_secured(&mut self, now: Instant, leg: Leg) {
+        assert!(self.demand(leg).secure, "contract: Secured only when demanded, and once");
+        self.legs[leg] = Reach::Up;
+        if self.legs.back == Reach::Held {
+            self.legs.back = Reach::Dialing { since: now };
+        }
+        self.progress = now;
+    }
+
+    fn on_read(&mut self, now: Instant, leg: Leg, count: usize) {
+        assert!((1..=self.demand(leg).read).contains(&count), "contract: Read within the demand");
+        if self.flows[leg].phase() == Phase::Open {
+            self.progress = now;
+        }
+        self.flows[leg].on_read(count);
+    }
+
+    fn on_wrote(&mut self, now: Instant, leg: Leg, count: usize) {
+        assert!((1..=self.demand(leg).write).contains(&count), "contract: Wrote within the demand");
+        self.flows[leg.other()].on_written(count);
+        self.progress = now;
+    }
+
+    fn on_eof(&mut self, now: Instant, leg: Leg) {
+        if let Some(failure) = self.doomed[leg] {
+            return self.on_read_failed(leg, failure);
+        }
+        if self.legs[leg] != Reach::Up {
+            return self.on_read_failed(leg, Failure::Truncated);
+        }
+        let reason = if self.config.secure[leg] { EndReason::CloseNotify } else { EndReason::Eof };
+        if self.flows[leg].phase() == Phase::Open {
+            self.progress = now;
+        }
+        self.flows[leg].apply(Event::SourceEnded, Some(reason));
+    }
+
+    fn on_shut_down(&mut self, now: Instant, leg: Leg) {
+        assert!(self.demand(leg).shutdown, "contract: ShutDown only when demanded, and once");
+        self.flows[leg.other()].apply(Event::FinPassed, None);
+        self.progress = now;
+    }
+
+    fn on_full(&mut self, leg: Leg) {
+        assert!(self.flows[leg].may_fill(), "contract: Full only while something is buffered, and once");
+        self.flows[leg].on_full();
+    }
+
+    fn on_read_failed(&mut self, leg: Leg, failure: Failure) {
+        if self.legs[leg] == Reach::Up {
+            self.flows[leg].apply(Event::SourceFailed, Some(EndReason::SourceFailed(failure)));
+        } else {
+            self.give_up(EndReason::SetupFailed(leg, failure));
+        }
+    }
+
+    fn on_write_failed(&mut self, now: Instant, leg: Leg, failure: Failure) {
+        if self.legs[leg] != Reach::Up {
+            return self.give_up(EndReason::SetupFailed(leg, failure));
+        }
+        // EPIPE leaves the socket's error, if there is one, for the next read; others consume it.
+        if failure != Failure::BrokenPipe && self.doomed[leg].is_none() {
+            self.doomed[leg] = Some(failure);
+        }
+        if self.flows[leg.other()].phase() == Phase::Open {
+            // the half-open clock of the other direction starts here
+            self.progress = now;
+        }
+        self.flows[leg.other()].apply(Event::SinkFailed, Some(EndReason::SinkFailed(failure)));
+    }
+
+    fn give_up(&mut self, reason: EndReason) {
+        for leg in Leg::BOTH {
+            self.flows[leg].apply(Event::GivenUp, Some(reason));
+        }
+    }
+
+    /// Draws the conclusions that need no further fact.
+    fn settle(&mut self) {
+        // Front, Back, and Front again: Back's end may have severed it.
+        for leg in [Leg::Front, Leg::Back, Leg::Front] {
+            if self.flows[leg].phase() == Phase::Cut && self.flows[leg].buffered() == 0 {
+                self.flows[leg].apply(Event::Drained, None);
+                // Its sink is to be reset, so nothing more can come from there.
+                self.flows[leg.other()].apply(Event::SourceFailed, Some(EndReason::Severed));
+            }
+        }
+        for leg in Leg::BOTH {
+            if self.discards_in_vain(leg) {
+                self.flows[leg].apply(Event::GivenUp, None);
+            }
+        }
+        if self.flows.front.phase().is_final() && self.flows.back.phase().is_final() {
+            self.close();
+        }
+    }
+
+    /// Whether what `leg` uploads is thrown away for nobody's good: there is no answer on its way.
+    fn discards_in_vain(&self, leg: Leg) -> bool {
+        let answer = self.flows[leg.other()].phase();
+        self.flows[leg].phase() == Phase::Discarding
+            && match answer {
+                Phase::Open | Phase::Ended | Phase::Cut => false,
+                Phase::Shut => self.config.linger[leg] == Duration::ZERO,
+                Phase::Broken | Phase::Discarding => true,
+            }
+    }
+
+    fn close(&mut self) {
+        let end = |flow: &Flow| FlowEnd {
+            // A final flow always has its reason; should one not, it was cut short.
+            reason: flow.reason().unwrap_or(EndReason::Aborted),
+            read: flow.bytes_read(),
+            delivered: flow.bytes_written(),
+        };
+        let close = |leg: Leg| {
+            let complete = self.flows[leg.other()].phase() == Phase::Shut;
+            if complete || self.legs[leg] != Reach::Up { Close::Orderly } else { Close::Reset }
+        };
+        self.outcome = Some(Outcome {
+            flows: PerLeg::new(end(&self.flows.front), end(&self.flows.back)),
+            close: PerLeg::new(close(Leg::Front), close(Leg::Back)),
+        });
+    }
+}
+
+/// Demands.
+impl Session {
+    /// What may be done on `leg` now.
+    #[must_use]
+    pub fn demand(&self, leg: Leg) -> Demand {
+        if self.outcome.is_some() {
+            return Demand::NONE;
+        }
+        match self.legs[leg] {
+            Reach::Held => Demand::NONE,
+            Reach::Dialing { .. } => Demand { connect: true, ..Demand::NONE },
+            Reach::Securing { .. } => Demand { secure: true, ..Demand::NONE },
+            // Nothing is taken from a peer that could not be passed on.
+            Reach::Up if self.legs[leg.other()] != Reach::Up => Demand::NONE,
+            Reach::Up => Demand {
+                read: self.flows[leg].room(),
+                write: self.flows[leg.other()].buffered(),
+                shutdown: self.flows[leg.other()].fin_due(),
+                ..Demand::NONE
+            },
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is next to be called, and which timer that is.
+    /// Changes with every input.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<(Instant, Timer)> {
+        if self.outcome.is_some() {
+            return None;
+        }
+        let config = &self.config;
+        let after = |since: Instant, timeout: Option<Duration>, timer| timeout.map(|t| (since + t, timer));
+        let leg_timer = |leg| match self.legs[leg] {
+            Reach::Dialing { since } => after(since, config.dial_timeout, Timer::Dial),
+            Reach::Securing { since } => after(since, config.secure_timeout, Timer::Secure(leg)),
+            Reach::Held | Reach::Up => None,
+        };
+        let up = self.legs.front == Reach::Up && self.legs.back == Reach::Up;
+        [
+            leg_timer(Leg::Front),
+            leg_timer(Leg::Back),
+            if up { after(self.progress, config.idle_timeout, Timer::Idle) } else { None },
+            if self.is_half_open() {
+                after(self.progress, config.half_open_timeout, Timer::HalfOpen)
+            } else {
+                None
+            },
+            self.lingering().and_then(|leg| after(self.progress, Some(config.linger[leg]), Timer::Linger)),
+            after(self.born, config.max_lifetime, Timer::Lifetime),
+            self.drain_until.map(|until| (until, Timer::Drain)),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// One direction is over, or its source is gone, and the session is not.
+    fn is_half_open(&self) -> bool {
+        Leg::BOTH.iter().any(|leg| match self.flows[*leg].phase() {
+            Phase::Open | Phase::Ended => false,
+            Phase::Cut | Phase::Discarding | Phase::Shut | Phase::Broken => true,
+        })
+    }
+
+    /// The leg that has its answer and its FIN and still uploads.
+    fn lingering(&self) -> Option<Leg> {
+        Leg::BOTH.into_iter().find(|leg| {
+            self.flows[*leg].phase() == Phase::Discarding && self.flows[leg.other()].phase() == Phase::Shut
+        })
+    }
+}
+
+/// Getters.
+impl Session {
+    /// `Some` once the session is closed; from then on constant, and nothing is demanded any more.
+    #[must_use]
+    pub const fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.as_ref()
+    }
+
+    /// Bytes so far.
+    #[must_use]
+    pub const fn stats(&self) -> Stats {
+        Stats {
+            read: PerLeg::new(self.flows.front.bytes_read(), self.flows.back.bytes_read()),
+            delivered: PerLeg::new(self.flows.front.bytes_written(), self.flows.back.bytes_written()),
+        }
+    }
+
+    /// Bytes read from `leg` and not yet taken by the opposite one.
+    #[must_use]
+    pub fn buffered(&self, leg: Leg) -> usize {
+        self.flows[leg].buffered()
+    }
+
+    /// The phase of the flow read from `leg`.
+    #[must_use]
+    pub fn phase(&self, leg: Leg) -> Phase {
+        self.flows[leg].phase()
+    }
+
+    /// Whether `leg` is connected and, if it has a handshake, secured.
+    #[must_use]
+    pub fn is_up(&self, leg: Leg) -> bool {
+        self.legs[leg] == Reach::Up
+    }
+
+    /// When something last moved.
+    #[must_use]
+    pub const fn last_progress(&self) -> Instant {
+        self.progress
+    }
+
+    /// What the session was told at its start.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+}

@@ -1,0 +1,9 @@
+//! What the tests of this crate and of those above share: a reference model, the invariants as
+//! named checkers, an explorer of every reachable state, a toy codec, a simulated network.
+//!
+//! Behind the feature `testing`; nothing of it is in an ordinary build.
+
+pub mod explorer;
+pub mod model;
+pub mod rules;
+pub mod world;

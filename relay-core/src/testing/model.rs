@@ -1,0 +1,227 @@
+//! The reference model: the same session told a second time, as facts kept apart and formulas over
+//! them, where [`Session`](crate::Session) keeps a phase per flow. Slow and plain on purpose.
+
+use core::time::Duration;
+
+use crate::config::Config;
+use crate::error::Failure;
+use crate::leg::{Leg, PerLeg};
+use crate::session::{Demand, Input, Stop};
+use crate::time::Instant;
+
+/// How a flow's source ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum SourceEnd {
+    /// By its own orderly end.
+    Eof,
+    /// By a failure, or because the opposite direction took it along.
+    Failed,
+}
+
+/// What happened to one flow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct FlowFacts {
+    /// Bytes read.
+    pub read: u64,
+    /// Bytes written.
+    pub wrote: u64,
+    /// How the source ended, if it did.
+    pub source: Option<SourceEnd>,
+    /// The sink failed.
+    pub sink_failed: bool,
+    /// FINs passed on.
+    pub fins: u32,
+    /// Storage is out of slots.
+    pub full: bool,
+    /// A timer or the operator ended it.
+    pub given_up: bool,
+}
+
+impl FlowFacts {
+    const fn buffered(&self) -> u64 {
+        if self.sink_failed || self.given_up { 0 } else { self.read - self.wrote }
+    }
+
+    /// Over, as far as this flow alone can tell.
+    fn is_over(&self) -> bool {
+        self.given_up
+            || self.fins > 0
+            || (self.sink_failed && self.source.is_some())
+            || (self.source == Some(SourceEnd::Failed) && self.buffered() == 0)
+    }
+
+    /// Ended well.
+    pub fn is_complete(&self) -> bool {
+        self.fins > 0
+    }
+}
+
+/// Everything that was reported about a session.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Model {
+    config: Config,
+    /// Which legs are connected.
+    pub connected: PerLeg<bool>,
+    /// Which legs are secured.
+    pub secured: PerLeg<bool>,
+    /// By the leg read from.
+    pub flows: PerLeg<FlowFacts>,
+    /// A write consumed the socket's error.
+    pub doomed: PerLeg<bool>,
+    /// The earliest drain deadline.
+    pub drain_until: Option<Instant>,
+    /// When something moved for somebody's good.
+    pub last_progress: Instant,
+}
+
+impl Model {
+    /// Front accepted, nothing else.
+    pub fn new(config: Config, now: Instant) -> Self {
+        Self {
+            config,
+            connected: PerLeg::new(true, false),
+            secured: config.secure.map(|secure| !secure),
+            flows: PerLeg::default(),
+            doomed: PerLeg::both(false),
+            drain_until: None,
+            last_progress: now,
+        }
+    }
+
+    /// The session's configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Connected and secured.
+    pub fn is_up(&self, leg: Leg) -> bool {
+        self.connected[leg] && self.secured[leg]
+    }
+
+    fn both_up(&self) -> bool {
+        self.is_up(Leg::Front) && self.is_up(Leg::Back)
+    }
+
+    fn in_vain(&self, leg: Leg) -> bool {
+        let (flow, answer) = (&self.flows[leg], &self.flows[leg.other()]);
+        let uploads_to_nobody = flow.sink_failed && flow.source.is_none();
+        let answered = answer.is_complete() && self.config.linger[leg] == Duration::ZERO;
+        let no_answer = answer.sink_failed || (answer.is_over() && !answer.is_complete());
+        uploads_to_nobody && (answered || no_answer)
+    }
+
+    /// Both directions are over.
+    pub fn is_closed(&self) -> bool {
+        Leg::BOTH.into_iter().all(|leg| self.flows[leg].is_over() || self.in_vain(leg))
+    }
+
+    /// The formula for what may be done.
+    pub fn demand(&self, leg: Leg) -> Demand {
+        if self.is_closed() {
+            return Demand::NONE;
+        }
+        let may_connect = leg == Leg::Back && self.is_up(Leg::Front) && !self.connected.back;
+        if !self.both_up() {
+            let secure = self.connected[leg] && !self.secured[leg];
+            return Demand { connect: may_connect, secure, ..Demand::NONE };
+        }
+        let (from, into) = (&self.flows[leg], &self.flows[leg.other()]);
+        let capacity = self.config.capacity[leg] as u64;
+        let read = match from.source {
+            Some(_) => 0,
+            None if from.sink_failed => capacity,
+            None if from.full => 0,
+            None => capacity - from.buffered(),
+        };
+        let write = if into.is_over() { 0 } else { into.buffered() };
+        let shutdown = into.source == Some(SourceEnd::Eof) && !into.is_over() && into.buffered() == 0;
+        Demand { connect: false, secure: false, read: read as usize, write: write as usize, shutdown }
+    }
+
+    /// Takes note of a fact. The caller sees to it that it was demanded.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        if self.is_closed() {
+            return;
+        }
+        match input {
+            Input::Connected(leg) => {
+                self.connected[leg] = true;
+                self.last_progress = now;
+            }
+            Input::Secured(leg) => {
+                self.secured[leg] = true;
+                self.last_progress = now;
+            }
+            Input::Read(leg, count) => {
+                self.flows[leg].read += count as u64;
+                if !self.flows[leg].sink_failed {
+                    self.last_progress = now;
+                }
+            }
+            Input::Wrote(leg, count) => {
+                let flow = &mut self.flows[leg.other()];
+                flow.wrote += count as u64;
+                flow.full = false;
+                self.last_progress = now;
+            }
+            Input::Eof(leg) if self.is_up(leg) && !self.doomed[leg] => {
+                self.flows[leg].source.get_or_insert(SourceEnd::Eof);
+                if !self.flows[leg].sink_failed {
+                    self.last_progress = now;
+                }
+            }
+            Input::Eof(leg) | Input::ReadFailed(leg, _) => self.source_failed(leg),
+            Input::WriteFailed(leg, failure) => self.sink_failed(now, leg, failure),
+            Input::ShutDown(leg) => {
+                self.flows[leg.other()].fins += 1;
+                self.last_progress = now;
+            }
+            Input::Full(leg) => self.flows[leg].full = true,
+            Input::Stop(Stop::Abort) => self.give_up(),
+            Input::Stop(Stop::Drain { until }) => {
+                self.drain_until = Some(self.drain_until.map_or(until, |known| known.min(until)));
+            }
+        }
+        self.sever();
+    }
+
+    /// A timer ended it.
+    pub fn give_up(&mut self) {
+        for leg in Leg::BOTH {
+            self.flows[leg].given_up |= !self.flows[leg].is_over();
+        }
+    }
+
+    fn source_failed(&mut self, leg: Leg) {
+        if self.is_up(leg) {
+            self.flows[leg].source.get_or_insert(SourceEnd::Failed);
+        } else {
+            self.give_up();
+        }
+    }
+
+    fn sink_failed(&mut self, now: Instant, leg: Leg, failure: Failure) {
+        if !self.is_up(leg) {
+            return self.give_up();
+        }
+        self.doomed[leg] |= failure != Failure::BrokenPipe;
+        let flow = &mut self.flows[leg.other()];
+        if flow.source.is_none() && !flow.sink_failed {
+            self.last_progress = now;
+        }
+        flow.sink_failed |= !flow.is_over();
+    }
+
+    /// A flow whose source failed and which has delivered what it had takes its sink's leg along.
+    fn sever(&mut self) {
+        for _ in Leg::BOTH {
+            for leg in Leg::BOTH {
+                let flow = &self.flows[leg];
+                let cut = flow.source == Some(SourceEnd::Failed) && !flow.sink_failed && !flow.given_up;
+                if cut && flow.buffered() == 0 {
+                    self.flows[leg.other()].source.get_or_insert(SourceEnd::Failed);
+                }
+            }
+        }
+    }
+}
