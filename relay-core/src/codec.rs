@@ -15,7 +15,7 @@ use crate::error::Failure;
 pub struct Layout {
     /// Bytes before the payload.
     pub header: usize,
-    /// Bytes after the payload, at most.
+    /// Bytes after the payload.
     pub trailer: usize,
     /// The largest payload of one record.
     pub payload_max: usize,
@@ -31,7 +31,7 @@ impl Layout {
         self.header == 0 && self.trailer == 0
     }
 
-    /// Bytes that a record of `payload` bytes takes on the wire, at most.
+    /// Bytes that a record of `payload` bytes takes on the wire.
     #[must_use]
     pub const fn record(self, payload: usize) -> usize {
         self.header.saturating_add(payload).saturating_add(self.trailer)

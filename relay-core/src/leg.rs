@@ -58,6 +58,11 @@ impl<T> PerLeg<T> {
         }
     }
 
+    /// The same shape, borrowed.
+    pub const fn as_ref(&self) -> PerLeg<&T> {
+        PerLeg { front: &self.front, back: &self.back }
+    }
+
     /// The same shape with `f` applied to each.
     pub fn map<U>(self, mut f: impl FnMut(T) -> U) -> PerLeg<U> {
         PerLeg { front: f(self.front), back: f(self.back) }

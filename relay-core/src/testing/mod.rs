@@ -3,7 +3,11 @@
 //!
 //! Behind the feature `testing`; nothing of it is in an ordinary build.
 
+pub mod admission;
 pub mod explorer;
 pub mod model;
+pub mod rng;
 pub mod rules;
+pub mod sim;
+pub mod toy;
 pub mod world;

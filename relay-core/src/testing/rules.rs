@@ -202,7 +202,14 @@ fn check_timers(before: &World, action: Action, after: &World) -> Result<(), Vio
             let interval = match outcome.flows[leg].reason {
                 EndReason::TimedOut(Timer::Idle) => config.idle_timeout,
                 EndReason::TimedOut(Timer::HalfOpen) => config.half_open_timeout,
-                _ => None,
+                EndReason::TimedOut(_)
+                | EndReason::Eof
+                | EndReason::CloseNotify
+                | EndReason::SourceFailed(_)
+                | EndReason::SinkFailed(_)
+                | EndReason::Severed
+                | EndReason::SetupFailed(..)
+                | EndReason::Aborted => None,
             };
             let quiet = after.now.since(before.model.last_progress);
             demand_that(Rule::S8, interval.is_none_or(|interval| quiet >= interval), || {

@@ -1,0 +1,257 @@
+//! One session's dial: which address, when to try again, when to give up.
+
+use super::backoff::{Backoff, Range};
+use crate::error::Failure;
+use crate::time::Instant;
+
+/// Nobody listens there yet. A backend appears at any moment, and asking costs one system call.
+const ABSENT: Range = Range::millis(5, 200);
+/// The backend's queue is full (connect(2), EAGAIN on a unix socket): it is there and will take us
+/// within a moment, but no readiness event will say so.
+const BUSY: Range = Range::millis(1, 50);
+/// We have no descriptor or memory left; somebody else has to end first.
+const EXHAUSTED: Range = Range::millis(10, 1000);
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum State {
+    /// To be dialed now.
+    Due,
+    /// Dialed; what came of it is not known yet.
+    Trying,
+    /// To be dialed again then.
+    Waiting {
+        until: Instant,
+    },
+    GivenUp,
+}
+
+/// Tries the addresses of one backend in turn, round after round, for as long as it makes sense.
+///
+/// A round in which every address failed for good ends the dial; one in which at least one of them
+/// may be there in a moment is followed by a pause. There is no deadline here: the session's
+/// [`Timer::Dial`](crate::Timer::Dial) ends it, and then nobody asks this any more.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Dialer {
+    addresses: usize,
+    /// The one whose turn it is, below `addresses`.
+    at: usize,
+    state: State,
+    /// The quickest pause that a failure of this round asks for.
+    patience: Option<Range>,
+    /// What the last pause was within: another reason begins with short pauses again.
+    last_patience: Option<Range>,
+    last_failure: Option<Failure>,
+    backoff: Backoff,
+}
+
+/// Handlers.
+impl Dialer {
+    /// To be dialed at once; there are so many addresses to choose from.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn new(addresses: usize, seed: u64) -> Self {
+        assert!(addresses > 0, "contract: at least one address");
+        Self {
+            addresses,
+            at: 0,
+            state: State::Due,
+            patience: None,
+            last_patience: None,
+            last_failure: None,
+            backoff: Backoff::new(seed),
+        }
+    }
+
+    /// The dial was begun and its result is to come.
+    ///
+    /// # Panics
+    /// If none was wanted.
+    pub fn started(&mut self) {
+        assert!(self.state == State::Due, "contract: a dial begins when wanted, and once");
+        self.state = State::Trying;
+    }
+
+    /// The dial failed, at once or after [`started`](Self::started).
+    ///
+    /// # Panics
+    /// If none was wanted or under way.
+    pub fn failed(&mut self, now: Instant, failure: Failure) {
+        assert!(matches!(self.state, State::Due | State::Trying), "contract: only a dial can fail");
+        self.last_failure = Some(failure);
+        if let Some(range) = patience(failure) {
+            self.patience = Some(self.patience.map_or(range, |known| quicker(known, range)));
+        }
+        self.at += 1;
+        if self.at < self.addresses {
+            self.state = State::Due;
+            return;
+        }
+        self.at = 0;
+        self.state = match self.patience.take() {
+            None => State::GivenUp,
+            Some(range) => {
+                if self.last_patience != Some(range) {
+                    self.backoff.reset();
+                }
+                self.last_patience = Some(range);
+                State::Waiting { until: now + self.backoff.pause(range) }
+            }
+        };
+    }
+
+    /// Ends the pause whose time has come. Harmless when called early.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.next_timeout().is_some_and(|until| now >= until) {
+            self.state = State::Due;
+        }
+    }
+}
+
+/// Demands.
+impl Dialer {
+    /// Which address to dial now, if any.
+    #[must_use]
+    pub const fn wants_dial(&self) -> Option<usize> {
+        match self.state {
+            State::Due => Some(self.at),
+            State::Trying | State::Waiting { .. } | State::GivenUp => None,
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is next to be called.
+    #[must_use]
+    pub const fn next_timeout(&self) -> Option<Instant> {
+        match self.state {
+            State::Waiting { until } => Some(until),
+            State::Due | State::Trying | State::GivenUp => None,
+        }
+    }
+
+    /// Why there is no sense in going on. Final.
+    #[must_use]
+    pub const fn given_up(&self) -> Option<Failure> {
+        match self.state {
+            State::GivenUp => self.last_failure,
+            State::Due | State::Trying | State::Waiting { .. } => None,
+        }
+    }
+
+    /// Why the last dial failed: the reason behind a dial that times out.
+    #[must_use]
+    pub const fn last_failure(&self) -> Option<Failure> {
+        self.last_failure
+    }
+}
+
+/// How patient to be, or `None` if the failure will not go away by itself.
+const fn patience(failure: Failure) -> Option<Range> {
+    match failure {
+        Failure::Busy => Some(BUSY),
+        Failure::NotFound | Failure::Refused => Some(ABSENT),
+        Failure::Exhausted => Some(EXHAUSTED),
+        Failure::Reset
+        | Failure::BrokenPipe
+        | Failure::TimedOut
+        | Failure::Unreachable
+        | Failure::Denied
+        | Failure::Truncated
+        | Failure::Protocol
+        | Failure::Rejected
+        | Failure::Alert(_)
+        | Failure::KeyExhausted
+        | Failure::WriteZero
+        | Failure::Os(_) => None,
+    }
+}
+
+fn quicker(a: Range, b: Range) -> Range {
+    if b.last < a.last { b } else { a }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::time::Duration;
+
+    const NOW: Instant = Instant::from_nanos(1_000_000_000);
+
+    fn pause_after(dialer: &mut Dialer, failure: Failure) -> Duration {
+        dialer.failed(NOW, failure);
+        let until = dialer.next_timeout().expect("a pause");
+        assert_eq!(dialer.wants_dial(), None);
+        dialer.handle_timeout(Instant::from_nanos(until.as_nanos() - 1));
+        assert_eq!(dialer.wants_dial(), None, "early");
+        dialer.handle_timeout(until);
+        assert_eq!(dialer.wants_dial(), Some(0));
+        until.since(NOW)
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_dialed_again_and_what_is_full_sooner() {
+        for (failure, range) in [
+            (Failure::NotFound, ABSENT),
+            (Failure::Refused, ABSENT),
+            (Failure::Busy, BUSY),
+            (Failure::Exhausted, EXHAUSTED),
+        ] {
+            let mut dialer = Dialer::new(1, 3);
+            for attempt in 0..12 {
+                let pause = pause_after(&mut dialer, failure);
+                assert!(pause <= range.pause(attempt) && pause >= range.pause(attempt) / 2, "{failure}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_will_not_change_ends_the_dial_at_once() {
+        for failure in [Failure::Denied, Failure::Unreachable, Failure::TimedOut, Failure::Os(22)] {
+            let mut dialer = Dialer::new(1, 0);
+            dialer.started();
+            assert_eq!(dialer.wants_dial(), None);
+            dialer.failed(NOW, failure);
+            assert_eq!(dialer.given_up(), Some(failure));
+            assert_eq!((dialer.wants_dial(), dialer.next_timeout()), (None, None));
+            dialer.handle_timeout(NOW + Duration::from_secs(60));
+            assert_eq!(dialer.wants_dial(), None);
+        }
+    }
+
+    #[test]
+    fn a_backend_that_appears_and_is_full_is_retried_quickly_from_then_on() {
+        let mut dialer = Dialer::new(1, 1);
+        for _ in 0..10 {
+            pause_after(&mut dialer, Failure::NotFound);
+        }
+        assert!(pause_after(&mut dialer, Failure::Busy) <= BUSY.first);
+    }
+
+    #[test]
+    fn addresses_are_tried_in_turn_without_a_pause_between_them() {
+        let mut dialer = Dialer::new(3, 1);
+        for round in 0..4 {
+            for at in 0..2 {
+                assert_eq!(dialer.wants_dial(), Some(at), "round {round}");
+                dialer.started();
+                dialer.failed(NOW, if at == 1 { Failure::Refused } else { Failure::Unreachable });
+            }
+            assert_eq!(dialer.wants_dial(), Some(2));
+            dialer.failed(NOW, Failure::Unreachable);
+            assert_eq!(dialer.given_up(), None, "one of them may come up");
+            dialer.handle_timeout(dialer.next_timeout().expect("a pause"));
+        }
+        for _ in 0..3 {
+            dialer.failed(NOW, Failure::Unreachable);
+        }
+        assert_eq!(dialer.given_up(), Some(Failure::Unreachable));
+    }
+
+    #[test]
+    #[should_panic(expected = "contract: only a dial can fail")]
+    fn a_dial_that_was_given_up_cannot_fail_again() {
+        let mut dialer = Dialer::new(1, 0);
+        dialer.failed(NOW, Failure::Denied);
+        dialer.failed(NOW, Failure::Denied);
+    }
+}

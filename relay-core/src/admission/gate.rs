@@ -1,0 +1,538 @@
+//! May a connection be accepted now, and from which listener.
+
+use core::fmt;
+
+use super::backoff::{Backoff, Range};
+use crate::time::Instant;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+/// Pauses after accept(2) failed for want of descriptors or memory.
+const EXHAUSTED: Range = Range::millis(10, 1000);
+
+/// A listener, by a number that the runtime chooses (small ones: they index a table).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ListenerId(pub usize);
+
+/// Who connects to a listener.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Peers {
+    /// Nobody has to prove anything: a unix socket's file mode has decided already.
+    Known,
+    /// Everybody has to prove who they are first (a handshake).
+    Strangers,
+}
+
+/// How much is let in.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Limits {
+    /// Sessions that may be open at once, at least 1. Once reached, accepting resumes at 90 % of it,
+    /// so that a full relay does not alternate between one in and one out.
+    pub sessions: usize,
+    /// Of these, sessions whose front has not proved yet who it is; at least 1. Listeners whose
+    /// peers are known go on when this is reached.
+    pub strangers: usize,
+    /// Connections taken in one turn of the loop, at least 1: those that are open already must not
+    /// wait behind a flood of new ones.
+    pub per_turn: usize,
+}
+
+impl Limits {
+    /// Descriptors kept for everything that is not a session: logs, certificates being reloaded,
+    /// control connections, the next listener.
+    pub const HEADROOM: usize = 32;
+
+    /// What `descriptors` (RLIMIT_NOFILE) have room for, if so many are taken by other things and a
+    /// session takes `each`. With this as an upper bound accept(2) does not fail for want of
+    /// descriptors in the first place, and a session let in finds one for its backend, too.
+    #[must_use]
+    pub const fn sessions_within(descriptors: usize, taken: usize, each: usize) -> usize {
+        let free = descriptors.saturating_sub(taken).saturating_sub(Self::HEADROOM);
+        match free.checked_div(each) {
+            None => free,
+            Some(0) => 1,
+            Some(sessions) => sessions,
+        }
+    }
+
+    const fn resume_at(&self) -> usize {
+        // 90 %, below the limit for every limit; no overflow whatever the limit
+        self.sessions / 10 * 9 + self.sessions % 10 * 9 / 10
+    }
+}
+
+impl Default for Limits {
+    /// 10,000 sessions, 1,000 strangers, 16 per turn.
+    fn default() -> Self {
+        Self { sessions: 10_000, strangers: 1_000, per_turn: 16 }
+    }
+}
+
+/// Why nothing is accepted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Shut {
+    /// The operator said stop. For good.
+    Stopped,
+    /// Out of descriptors or memory: until a descriptor is freed, or some time has passed.
+    Exhausted,
+    /// As many sessions as allowed, and not yet down to 90 % of it again.
+    Full,
+    /// As many strangers as allowed.
+    Strangers,
+}
+
+impl fmt::Display for Shut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stopped => "stopped",
+            Self::Exhausted => "out-of-descriptors",
+            Self::Full => "max-sessions",
+            Self::Strangers => "max-unauthenticated",
+        })
+    }
+}
+
+/// Two queues of listeners to which an accept is owed, by their kind.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+struct Owed {
+    known: VecDeque<ListenerId>,
+    strangers: VecDeque<ListenerId>,
+}
+
+impl Owed {
+    const fn queue(&self, peers: Peers) -> &VecDeque<ListenerId> {
+        match peers {
+            Peers::Known => &self.known,
+            Peers::Strangers => &self.strangers,
+        }
+    }
+
+    const fn queue_mut(&mut self, peers: Peers) -> &mut VecDeque<ListenerId> {
+        match peers {
+            Peers::Known => &mut self.known,
+            Peers::Strangers => &mut self.strangers,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Listener {
+    peers: Peers,
+    /// In one of the queues.
+    owed: bool,
+}
+
+/// The accepting side of a whole process (or of one loop, if there are several and the limits are
+/// divided among them), because sessions and descriptors are the process's, not a listener's.
+///
+/// An edge-triggered poller says once that a listener is readable. Whatever keeps us from accepting
+/// until accept(2) says that nobody is left (budget, limits, EMFILE) must not make us forget it: no
+/// second event comes, not even when descriptors are free again. So the gate remembers which
+/// listeners are **owed** an accept, and its answer to "which one now" is a pure function of that.
+///
+/// There is no reserve descriptor to accept and drop connections with while there are none left.
+/// One that waits in the kernel's queue is served when a session ends; a migration that is refused
+/// has failed. [`Limits::sessions_within`] keeps some free from the beginning instead.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Gate {
+    limits: Limits,
+    listeners: Vec<Option<Listener>>,
+    owed: Owed,
+    /// Which kind comes first if both could.
+    prefer: Peers,
+    sessions: usize,
+    strangers: usize,
+    /// The limit was reached, and 90 % of it was not since.
+    full: bool,
+    /// Out of descriptors, until then.
+    pause: Option<Instant>,
+    backoff: Backoff,
+    left_this_turn: usize,
+    stopped: bool,
+}
+
+/// Handlers.
+impl Gate {
+    /// Open, with no listener.
+    ///
+    /// # Panics
+    /// If a limit is zero.
+    #[must_use]
+    pub fn new(limits: Limits, seed: u64) -> Self {
+        assert!(
+            limits.sessions > 0 && limits.strangers > 0 && limits.per_turn > 0,
+            "contract: every limit is at least 1"
+        );
+        Self {
+            limits,
+            listeners: Vec::new(),
+            owed: Owed::default(),
+            prefer: Peers::Known,
+            sessions: 0,
+            strangers: 0,
+            full: false,
+            pause: None,
+            backoff: Backoff::new(seed),
+            left_this_turn: limits.per_turn,
+            stopped: false,
+        }
+    }
+
+    /// A listener is there. Nothing is owed to it yet.
+    ///
+    /// # Panics
+    /// If there is one of that number.
+    pub fn add(&mut self, listener: ListenerId, peers: Peers) {
+        if self.listeners.len() <= listener.0 {
+            self.listeners.resize(listener.0 + 1, None);
+        }
+        assert!(self.listeners[listener.0].is_none(), "contract: a listener's number is its own");
+        self.listeners[listener.0] = Some(Listener { peers, owed: false });
+    }
+
+    /// A listener is gone. Does nothing if it is not there.
+    pub fn remove(&mut self, listener: ListenerId) {
+        let Some(slot) = self.listeners.get_mut(listener.0) else { return };
+        if let Some(Listener { peers, owed: true }) = slot.take() {
+            self.owed.queue_mut(peers).retain(|other| *other != listener);
+        }
+    }
+
+    /// The poller says that somebody waits. Does nothing if the listener is not there (any more).
+    pub fn readable(&mut self, listener: ListenerId) {
+        if let Some(Some(known)) = self.listeners.get_mut(listener.0)
+            && !known.owed
+        {
+            known.owed = true;
+            let peers = known.peers;
+            self.owed.queue_mut(peers).push_back(listener);
+        }
+    }
+
+    /// A new turn of the loop, with a new budget.
+    pub const fn begin_turn(&mut self) {
+        self.left_this_turn = self.limits.per_turn;
+    }
+
+    /// accept(2) gave a connection: one more session, of a stranger if the listener is for such.
+    ///
+    /// # Panics
+    /// If it was not this listener's turn.
+    pub fn accepted(&mut self, listener: ListenerId) {
+        let peers = self.pass_turn(listener);
+        self.sessions += 1;
+        self.full |= self.sessions >= self.limits.sessions;
+        if peers == Peers::Strangers {
+            self.strangers += 1;
+        }
+        self.backoff.reset();
+    }
+
+    /// accept(2) failed for the sake of one connection (ECONNABORTED and its like): the next one may
+    /// be taken at once.
+    ///
+    /// # Panics
+    /// If it was not this listener's turn.
+    pub fn skipped(&mut self, listener: ListenerId) {
+        self.pass_turn(listener);
+    }
+
+    /// accept(2) said that nobody waits: nothing is owed until the poller speaks again.
+    ///
+    /// # Panics
+    /// If it was not this listener's turn.
+    pub fn drained(&mut self, listener: ListenerId) {
+        let peers = self.take_turn(listener);
+        if let Some(Some(known)) = self.listeners.get_mut(listener.0) {
+            known.owed = false;
+        }
+        self.owed.queue_mut(peers).pop_front();
+    }
+
+    /// accept(2), or something else that makes a descriptor, failed for want of them or of memory.
+    /// Also right for an error of accept(2) that nobody knows: it is tried again, but not at once.
+    pub fn exhausted(&mut self, now: Instant) {
+        if !self.stopped {
+            self.pause = Some(now + self.backoff.pause(EXHAUSTED));
+        }
+    }
+
+    /// Something other than a session gave back a descriptor.
+    pub const fn freed(&mut self) {
+        self.pause = None;
+    }
+
+    /// A stranger proved who it is.
+    ///
+    /// # Panics
+    /// If there are no strangers.
+    pub fn authenticated(&mut self) {
+        assert!(self.strangers > 0, "contract: only a stranger can prove who it is");
+        self.strangers -= 1;
+    }
+
+    /// A session is gone and its descriptors are free; it was still a stranger's or not.
+    ///
+    /// # Panics
+    /// If there is no such session.
+    pub fn closed(&mut self, stranger: bool) {
+        assert!(self.sessions > 0, "contract: only an open session can close");
+        self.sessions -= 1;
+        if stranger {
+            self.authenticated();
+        }
+        if self.sessions <= self.limits.resume_at() {
+            self.full = false;
+        }
+        self.freed();
+    }
+
+    /// Ends the pause whose time has come. Harmless when called early.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.next_timeout().is_some_and(|until| now >= until) {
+            self.pause = None;
+        }
+    }
+
+    /// No more accepts, for good. A second call does nothing.
+    pub fn stop(&mut self) {
+        self.stopped = true;
+        self.pause = None;
+    }
+
+    /// One accept of the budget is used; the other kind comes first next time.
+    fn take_turn(&mut self, listener: ListenerId) -> Peers {
+        assert!(self.wants_accept() == Some(listener), "contract: accept only from whose turn it is");
+        let peers = self.next_kind().unwrap_or(Peers::Known);
+        self.prefer = match peers {
+            Peers::Known => Peers::Strangers,
+            Peers::Strangers => Peers::Known,
+        };
+        peers
+    }
+
+    /// The same, and the listener goes to the end of its queue.
+    fn pass_turn(&mut self, listener: ListenerId) -> Peers {
+        let peers = self.take_turn(listener);
+        self.left_this_turn -= 1;
+        self.owed.queue_mut(peers).rotate_left(1);
+        peers
+    }
+}
+
+/// Demands.
+impl Gate {
+    /// Whom to accept from now, in this turn. Whatever comes of it is to be reported.
+    #[must_use]
+    pub fn wants_accept(&self) -> Option<ListenerId> {
+        if self.left_this_turn == 0 {
+            return None;
+        }
+        self.next_kind().and_then(|peers| self.owed.queue(peers).front().copied())
+    }
+
+    /// Whether there is something to accept as soon as a new turn begins: do not sleep.
+    #[must_use]
+    pub fn is_owing(&self) -> bool {
+        self.next_kind().is_some()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is next to be called.
+    #[must_use]
+    pub const fn next_timeout(&self) -> Option<Instant> {
+        self.pause
+    }
+
+    fn next_kind(&self) -> Option<Peers> {
+        let can = |peers| self.shut(peers).is_none() && !self.owed.queue(peers).is_empty();
+        let second = match self.prefer {
+            Peers::Known => Peers::Strangers,
+            Peers::Strangers => Peers::Known,
+        };
+        [self.prefer, second].into_iter().find(|peers| can(*peers))
+    }
+}
+
+/// Getters.
+impl Gate {
+    /// Why nothing is accepted from listeners of this kind, if so: for logs and metrics.
+    #[must_use]
+    pub const fn shut(&self, peers: Peers) -> Option<Shut> {
+        if self.stopped {
+            Some(Shut::Stopped)
+        } else if self.pause.is_some() {
+            Some(Shut::Exhausted)
+        } else if self.full {
+            Some(Shut::Full)
+        } else if matches!(peers, Peers::Strangers) && self.strangers >= self.limits.strangers {
+            Some(Shut::Strangers)
+        } else {
+            None
+        }
+    }
+
+    /// Open sessions.
+    #[must_use]
+    pub const fn sessions(&self) -> usize {
+        self.sessions
+    }
+
+    /// Of these, strangers'.
+    #[must_use]
+    pub const fn strangers(&self) -> usize {
+        self.strangers
+    }
+
+    /// What it was made with.
+    #[must_use]
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::time::Duration;
+
+    const A: ListenerId = ListenerId(0);
+    const B: ListenerId = ListenerId(1);
+    const NOW: Instant = Instant::from_nanos(1_000);
+
+    fn gate(sessions: usize, strangers: usize, per_turn: usize) -> Gate {
+        let mut gate = Gate::new(Limits { sessions, strangers, per_turn }, 1);
+        gate.add(A, Peers::Known);
+        gate.add(B, Peers::Strangers);
+        gate
+    }
+
+    #[test]
+    fn an_owed_accept_is_remembered_over_turns_and_pauses() {
+        let mut gate = gate(100, 100, 2);
+        assert_eq!(gate.wants_accept(), None);
+        gate.readable(A);
+        for _ in 0..3 {
+            gate.begin_turn();
+            gate.accepted(A);
+            gate.accepted(A);
+            assert_eq!(gate.wants_accept(), None, "the turn's budget");
+            assert!(gate.is_owing());
+        }
+        gate.begin_turn();
+        gate.exhausted(NOW);
+        assert_eq!((gate.wants_accept(), gate.is_owing()), (None, false), "sleep");
+        gate.handle_timeout(NOW);
+        assert_eq!(gate.wants_accept(), None, "early");
+        gate.handle_timeout(gate.next_timeout().expect("a pause"));
+        assert_eq!(gate.wants_accept(), Some(A), "without a new event");
+        gate.exhausted(NOW);
+        gate.closed(false);
+        assert_eq!(gate.wants_accept(), Some(A), "at once when a descriptor is free");
+        gate.drained(A);
+        assert_eq!((gate.wants_accept(), gate.is_owing()), (None, false));
+    }
+
+    #[test]
+    fn pauses_grow_until_an_accept_succeeds() {
+        let mut gate = gate(100, 100, 16);
+        gate.readable(A);
+        let mut pause = || {
+            gate.exhausted(NOW);
+            gate.next_timeout().expect("a pause").since(NOW)
+        };
+        let pauses: Vec<_> = (0..12).map(|_| pause()).collect();
+        assert!(pauses[0] <= Duration::from_millis(10) && pauses[11] >= Duration::from_millis(500));
+        assert!(pauses.iter().all(|pause| *pause <= Duration::from_secs(1)));
+        gate.freed();
+        gate.accepted(A);
+        gate.exhausted(NOW);
+        assert!(gate.next_timeout().expect("a pause").since(NOW) <= Duration::from_millis(10));
+    }
+
+    #[test]
+    fn a_full_relay_takes_new_ones_at_nine_tenths() {
+        let mut gate = gate(10, 10, 100);
+        gate.readable(A);
+        for _ in 0..10 {
+            gate.accepted(A);
+        }
+        assert_eq!(gate.shut(Peers::Known), Some(Shut::Full));
+        gate.closed(false);
+        assert_eq!(gate.wants_accept(), Some(A), "9 of 10");
+        gate.accepted(A);
+        assert_eq!(gate.wants_accept(), None);
+        for sessions in 1..2000 {
+            let limits = Limits { sessions, ..Limits::default() };
+            assert!(limits.resume_at() < sessions && limits.resume_at() == sessions * 9 / 10);
+        }
+        let limits = Limits { sessions: usize::MAX, ..Limits::default() };
+        assert!(limits.resume_at() < usize::MAX);
+    }
+
+    #[test]
+    fn silent_strangers_do_not_keep_out_those_who_are_known() {
+        let mut gate = gate(100, 2, 100);
+        gate.readable(B);
+        gate.accepted(B);
+        gate.accepted(B);
+        assert_eq!((gate.wants_accept(), gate.shut(Peers::Strangers)), (None, Some(Shut::Strangers)));
+        gate.readable(A);
+        assert_eq!(gate.wants_accept(), Some(A));
+        gate.accepted(A);
+        gate.authenticated();
+        assert_eq!(gate.wants_accept(), Some(B), "taking turns");
+        gate.accepted(B);
+        gate.closed(true);
+        assert_eq!((gate.sessions(), gate.strangers()), (3, 1));
+    }
+
+    #[test]
+    fn listeners_take_turns() {
+        let mut gate = Gate::new(Limits::default(), 1);
+        for listener in 0..3 {
+            gate.add(ListenerId(listener), Peers::Known);
+            gate.readable(ListenerId(listener));
+        }
+        for turn in 0..9 {
+            let listener = gate.wants_accept().expect("owed");
+            assert_eq!(listener, ListenerId(turn % 3));
+            if turn % 2 == 0 { gate.accepted(listener) } else { gate.skipped(listener) }
+        }
+    }
+
+    #[test]
+    fn a_removed_listener_is_forgotten_and_its_number_free() {
+        let mut gate = gate(10, 10, 10);
+        gate.readable(A);
+        gate.remove(A);
+        assert_eq!(gate.wants_accept(), None);
+        gate.readable(A);
+        assert_eq!(gate.wants_accept(), None, "a stale event");
+        gate.add(A, Peers::Strangers);
+        assert_eq!(gate.wants_accept(), None);
+        gate.readable(A);
+        assert_eq!(gate.wants_accept(), Some(A));
+        gate.remove(ListenerId(99));
+    }
+
+    #[test]
+    fn after_a_stop_nothing_is_accepted_and_nothing_waited_for() {
+        let mut gate = gate(10, 10, 10);
+        gate.readable(A);
+        gate.accepted(A);
+        gate.exhausted(NOW);
+        gate.stop();
+        gate.stop();
+        gate.closed(false);
+        assert_eq!((gate.wants_accept(), gate.is_owing(), gate.next_timeout()), (None, false, None));
+        gate.exhausted(NOW);
+        assert_eq!((gate.shut(Peers::Known), gate.next_timeout()), (Some(Shut::Stopped), None));
+    }
+
+    #[test]
+    fn sessions_within_the_descriptors_there_are() {
+        assert_eq!(Limits::sessions_within(1024, 32, 2), 480);
+        assert_eq!(Limits::sessions_within(0, 10, 2), 1);
+        assert_eq!(Limits::sessions_within(usize::MAX, 0, 0), usize::MAX - Limits::HEADROOM);
+    }
+}

@@ -1,0 +1,429 @@
+//! The one loop that all runtimes share: moves bytes between a [`Relay`] and its two transports for
+//! as long as they let it.
+//!
+//! Decided here, once: a write that takes nothing is a failure, a read that gives nothing is an end
+//! of file, an interrupted call is made again, and a turn has a budget. Out of budget means "stay in
+//! the run queue", never "wait for readiness".
+
+use crate::codec::Codec;
+use crate::error::Failure;
+use crate::flow::Phase;
+use crate::leg::{Leg, PerLeg};
+use crate::link::{BATCH, Step};
+use crate::pool::{LARGEST, Pool};
+use crate::relay::Relay;
+use crate::session::{Input, Session};
+use crate::time::Instant;
+
+/// Slices that one [`Transport::try_write`] is given at most.
+pub const WRITE_SLICES: usize = 64;
+
+/// Slices that one [`Transport::try_read`] is given at most.
+pub const READ_SLICES: usize = BATCH;
+
+/// Why a transport did nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TryError {
+    /// Not now; the runtime will see a fresh readiness edge when it is worth another try.
+    WouldBlock,
+    /// A signal came first (EINTR): try again.
+    Interrupted,
+    /// It never will again.
+    Failed(Failure),
+}
+
+/// Two connected byte streams that do not block.
+pub trait Transport {
+    /// Fills `slices` in order, as readv(2) does. `Ok(0)` is the end of file; there is always room
+    /// for at least one byte.
+    ///
+    /// # Errors
+    /// See [`TryError`].
+    fn try_read(&mut self, leg: Leg, slices: &mut [&mut [u8]]) -> Result<usize, TryError>;
+
+    /// Takes bytes of `slices` in order, as writev(2) does. There is always at least one.
+    ///
+    /// # Errors
+    /// See [`TryError`].
+    fn try_write(&mut self, leg: Leg, slices: &[&[u8]]) -> Result<usize, TryError>;
+
+    /// Sends the FIN, as shutdown(2) with `SHUT_WR` does. Called once per leg at most.
+    ///
+    /// # Errors
+    /// See [`TryError`]; `WouldBlock` means that a WRITABLE edge will follow.
+    fn shut_write(&mut self, leg: Leg) -> Result<(), TryError>;
+}
+
+/// What is known of a transport's readiness. A runtime sets a bit when it sees the edge (and both at
+/// the start, to be on the safe side); the pump clears it when the transport would block.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Ready {
+    /// A read may give something, an end of file or an error included.
+    pub readable: bool,
+    /// A write may take something.
+    pub writable: bool,
+}
+
+impl Ready {
+    /// Nothing is known to block.
+    pub const BOTH: Self = Self { readable: true, writable: true };
+}
+
+/// Why the pump stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pumped {
+    /// Nothing can be done before a readiness edge, a timer or a call of the runtime's.
+    Idle,
+    /// The budget is used up: pump again, after others had their turn.
+    Again,
+    /// The session is closed.
+    Done,
+}
+
+/// Moves what can be moved, about `budget` bytes at most.
+pub fn pump<C: Codec, T: Transport>(
+    relay: &mut Relay<C>,
+    io: &mut T,
+    ready: &mut PerLeg<Ready>,
+    pool: &mut Pool,
+    now: Instant,
+    budget: usize,
+) -> Pumped {
+    let mut turn = Turn { relay, io, ready, pool, now, moved: 0 };
+    loop {
+        let mut progress = false;
+        for leg in Leg::BOTH {
+            progress |= turn.send(leg);
+        }
+        for leg in Leg::BOTH {
+            progress |= turn.receive(leg);
+        }
+        if turn.relay.outcome().is_some() {
+            return Pumped::Done;
+        }
+        if !progress {
+            turn.relay.release_idle(turn.pool);
+            return Pumped::Idle;
+        }
+        if turn.moved >= budget {
+            return Pumped::Again;
+        }
+    }
+}
+
+/// One call of [`pump`].
+struct Turn<'a, C, T> {
+    relay: &'a mut Relay<C>,
+    io: &'a mut T,
+    ready: &'a mut PerLeg<Ready>,
+    pool: &'a mut Pool,
+    now: Instant,
+    moved: usize,
+}
+
+/// Sending. Each method says whether anything changed.
+impl<C: Codec, T: Transport> Turn<'_, C, T> {
+    fn send(&mut self, leg: Leg) -> bool {
+        let demand = self.session().demand(leg);
+        let (link, other) = self.relay.links.split_mut(leg);
+        let Some(codec) = &mut link.codec else { return false };
+        if link.write_over || self.relay.session.outcome().is_some() {
+            return false;
+        }
+        let mut progress = false;
+        if demand.shutdown && !link.closing {
+            link.closing = true;
+            codec.close();
+            progress = true;
+        }
+        progress |= link.outbound.stage_control(codec, self.pool);
+        if !self.ready[leg].writable {
+            return progress;
+        }
+        if !link.outbound.is_empty() {
+            progress | self.send_wire(leg)
+        } else if other.inbound.has_payloads() {
+            progress | self.send_payloads(leg)
+        } else if demand.shutdown {
+            progress | self.send_fin(leg)
+        } else {
+            progress
+        }
+    }
+
+    fn send_wire(&mut self, leg: Leg) -> bool {
+        let link = &mut self.relay.links[leg];
+        match self.io.try_write(leg, &[link.outbound.wire()]) {
+            Ok(count) if count > 0 => {
+                self.moved += count;
+                let delivered = link.outbound.take(count, link.layout());
+                if delivered > 0 {
+                    self.tell(Input::Wrote(leg, delivered));
+                }
+                true
+            }
+            refused => self.on_write_refused(leg, refused),
+        }
+    }
+
+    /// Payloads opened where they lie, straight to a plain sink.
+    fn send_payloads(&mut self, leg: Leg) -> bool {
+        let inbound = &mut self.relay.links[leg.other()].inbound;
+        let mut slices: [&[u8]; WRITE_SLICES] = [&[]; WRITE_SLICES];
+        let gathered = inbound.gather(&mut slices);
+        match self.io.try_write(leg, &slices[..gathered]) {
+            Ok(count) if count > 0 => {
+                self.moved += count;
+                inbound.take_payload(count);
+                self.tell(Input::Wrote(leg, count));
+                true
+            }
+            refused => self.on_write_refused(leg, refused),
+        }
+    }
+
+    fn send_fin(&mut self, leg: Leg) -> bool {
+        match self.io.shut_write(leg) {
+            Ok(()) => {
+                self.relay.links[leg].write_over = true;
+                self.tell(Input::ShutDown(leg));
+                true
+            }
+            Err(error) => self.on_write_refused(leg, Err(error)),
+        }
+    }
+
+    fn on_write_refused(&mut self, leg: Leg, refused: Result<usize, TryError>) -> bool {
+        match refused {
+            Err(TryError::WouldBlock) => {
+                self.ready[leg].writable = false;
+                false
+            }
+            Err(TryError::Interrupted) => true,
+            Err(TryError::Failed(failure)) => self.write_failed(leg, failure),
+            Ok(_) => self.write_failed(leg, Failure::WriteZero),
+        }
+    }
+
+    fn write_failed(&mut self, leg: Leg, failure: Failure) -> bool {
+        let (link, other) = self.relay.links.split_mut(leg);
+        link.write_over = true;
+        link.outbound.clear();
+        other.inbound.discard_payloads();
+        self.tell(Input::WriteFailed(leg, failure));
+        true
+    }
+}
+
+/// Receiving. Each method says whether anything changed.
+impl<C: Codec, T: Transport> Turn<'_, C, T> {
+    fn receive(&mut self, leg: Leg) -> bool {
+        let demand = self.session().demand(leg);
+        let link = &self.relay.links[leg];
+        if link.codec.is_none() || !(demand.secure || demand.read > 0) {
+            return false;
+        }
+        if !link.layout().is_transparent() {
+            self.receive_secure(leg)
+        } else if self.session().phase(leg) == Phase::Discarding {
+            self.receive_and_discard(leg, demand.read)
+        } else {
+            self.receive_plain(leg, demand.read)
+        }
+    }
+
+    /// From a plain source straight to where the sink sends it from.
+    fn receive_plain(&mut self, leg: Leg, wanted: usize) -> bool {
+        if !self.ready[leg].readable {
+            return false;
+        }
+        let (link, sink) = self.relay.links.split_mut(leg);
+        let layout = sink.layout();
+        let batch = layout.payload_max.saturating_mul(BATCH);
+        let size = sink.outbound.payload_room(layout, wanted.min(link.appetite).min(batch));
+        if size == 0 {
+            return false;
+        }
+        let mut places: [&mut [u8]; BATCH] = Default::default();
+        let count = sink.outbound.lay_out(layout, size, self.pool, &mut places);
+        match self.io.try_read(leg, &mut places[..count]) {
+            Ok(0) => self.tell(Input::Eof(leg)),
+            Ok(count) => {
+                self.moved += count;
+                link.on_read(size, count);
+                let sealed = match &mut sink.codec {
+                    Some(codec) => sink.outbound.seal(codec, count, self.pool),
+                    None => Ok(()), // nothing is read before both legs are up
+                };
+                self.tell(Input::Read(leg, count));
+                if let Err(failure) = sealed {
+                    self.write_failed(leg.other(), failure);
+                }
+            }
+            Err(error) => return self.on_read_refused(leg, error),
+        }
+        true
+    }
+
+    /// The sink is gone; the source is read so that it comes to read what is on its way to it.
+    fn receive_and_discard(&mut self, leg: Leg, wanted: usize) -> bool {
+        if !self.ready[leg].readable {
+            return false;
+        }
+        let inbound = &mut self.relay.links[leg].inbound;
+        let Some(scratch) = inbound.room(1, wanted.min(LARGEST), self.pool) else { return false };
+        match self.io.try_read(leg, &mut [scratch]) {
+            Ok(0) => self.tell(Input::Eof(leg)),
+            Ok(count) => {
+                self.moved += count;
+                self.tell(Input::Read(leg, count));
+            }
+            Err(error) => return self.on_read_refused(leg, error),
+        }
+        true
+    }
+
+    fn on_read_refused(&mut self, leg: Leg, error: TryError) -> bool {
+        match error {
+            TryError::WouldBlock => {
+                self.ready[leg].readable = false;
+                self.relay.links[leg].on_dry();
+                false
+            }
+            TryError::Interrupted => true,
+            TryError::Failed(failure) => {
+                self.tell(Input::ReadFailed(leg, failure));
+                true
+            }
+        }
+    }
+
+    fn receive_secure(&mut self, leg: Leg) -> bool {
+        let mut progress = false;
+        loop {
+            match self.open_one(leg) {
+                Opening::Moved => progress = true,
+                Opening::Blocked => return progress,
+                Opening::Starved(need) => return self.receive_wire(leg, need) || progress,
+            }
+        }
+    }
+
+    /// Opens the next record, if the session and the sink have room for it.
+    fn open_one(&mut self, leg: Leg) -> Opening {
+        let session = &self.relay.session;
+        let demand = session.demand(leg);
+        let (link, sink) = self.relay.links.split_mut(leg);
+        let Some(codec) = &mut link.codec else { return Opening::Blocked };
+        let secured = codec.is_secured();
+        let room = if demand.secure {
+            usize::MAX // a handshake message is not told from data before it is opened
+        } else if sink.layout().is_transparent() || session.phase(leg) == Phase::Discarding {
+            demand.read
+        } else {
+            sink.outbound.payload_room(sink.layout(), demand.read)
+        };
+        if room == 0 {
+            return Opening::Blocked;
+        }
+        match link.inbound.open_next(codec, room) {
+            Err(failure) => self.codec_failed(leg, failure),
+            Ok(Step::NeedRoom) => return Opening::Blocked,
+            Ok(Step::NeedBytes(need)) => match link.inbound.end {
+                Some(end) => {
+                    let end = end.and_then(|()| codec.transport_eof());
+                    self.tell(
+                        end.map_or_else(|failure| Input::ReadFailed(leg, failure), |()| Input::Eof(leg)),
+                    );
+                }
+                None => return Opening::Starved(need),
+            },
+            Ok(Step::Data(_)) if !secured => self.codec_failed(leg, Failure::Protocol),
+            Ok(Step::Data(payload)) => self.on_payload(leg, payload),
+            Ok(Step::Control) => {
+                if !secured && codec.is_secured() {
+                    self.tell(Input::Secured(leg));
+                }
+            }
+            Ok(Step::Closed) => self.tell(Input::Eof(leg)),
+        }
+        Opening::Moved
+    }
+
+    fn on_payload(&mut self, leg: Leg, payload: core::ops::Range<usize>) {
+        let count = payload.len();
+        let discarding = self.session().phase(leg) == Phase::Discarding;
+        let (link, sink) = self.relay.links.split_mut(leg);
+        let mut sealed = Ok(());
+        if !discarding && sink.layout().is_transparent() {
+            link.inbound.keep(payload);
+        } else if !discarding && let Some(codec) = &mut sink.codec {
+            sealed = sink.outbound.copy_in(codec, link.inbound.payload(payload), self.pool);
+        }
+        link.inbound.drop_opened();
+        self.tell(Input::Read(leg, count));
+        if let Err(failure) = sealed {
+            self.write_failed(leg.other(), failure);
+        }
+    }
+
+    /// Wire bytes of a secure leg, to where its records are opened.
+    fn receive_wire(&mut self, leg: Leg, need: usize) -> bool {
+        if !self.ready[leg].readable {
+            return false;
+        }
+        let link = &mut self.relay.links[leg];
+        let Some(room) = link.inbound.room(need, link.appetite, self.pool) else { return false };
+        let size = room.len();
+        match self.io.try_read(leg, &mut [room]) {
+            Ok(0) => link.inbound.end = Some(Ok(())),
+            Ok(count) => {
+                self.moved += count;
+                link.on_read(size, count);
+                link.inbound.fill(count);
+            }
+            Err(TryError::Failed(failure)) => link.inbound.end = Some(Err(failure)),
+            Err(error @ (TryError::WouldBlock | TryError::Interrupted)) => {
+                return self.on_read_refused(leg, error);
+            }
+        }
+        true
+    }
+
+    /// The codec gave up: its alert goes out if the transport takes it now, and neither direction of
+    /// the leg goes on.
+    fn codec_failed(&mut self, leg: Leg, failure: Failure) {
+        let link = &mut self.relay.links[leg];
+        if let Some(codec) = &mut link.codec
+            && !link.write_over
+        {
+            link.outbound.stage_control(codec, self.pool);
+            if !link.outbound.is_empty() {
+                // Whether it arrives is up to the network; there is nothing else to be done.
+                let _ = self.io.try_write(leg, &[link.outbound.wire()]);
+            }
+        }
+        self.tell(Input::ReadFailed(leg, failure));
+        self.write_failed(leg, failure);
+    }
+}
+
+impl<C: Codec, T> Turn<'_, C, T> {
+    const fn session(&self) -> &Session {
+        &self.relay.session
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.relay.session.handle(self.now, input);
+    }
+}
+
+/// What became of trying to open a record.
+enum Opening {
+    /// Something changed.
+    Moved,
+    /// There is no room, or nothing is wanted.
+    Blocked,
+    /// More wire bytes are needed, so many in all.
+    Starved(usize),
+}
