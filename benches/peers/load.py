@@ -1,0 +1,111 @@
+"""The load: a sink that takes and echoes, and clients that measure.
+
+Every connection opens with one header that says what follows, so one sink serves
+all.  A bulk transfer ends with the sink's one-byte receipt, not with a half-close:
+some peers do not pass half-closes on, and the clock must stop when the *last byte
+has arrived*.
+"""
+
+import multiprocessing
+import socket
+import struct
+import threading
+import time
+
+CHUNK = 256 << 10  # large enough that Python's share does not show
+BULK, ECHO = b"B", b"E"
+HEADER = struct.Struct("!cQ")  # kind, bytes to come
+MESSAGE = 64
+STALLED_SECONDS = 20  # no progress for so long: give up
+
+
+class Stalled(Exception):
+    pass
+
+
+def start_sink(path):
+    """A process of its own, so that the two ends do not share one interpreter's lock."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(128)
+    multiprocessing.Process(target=_serve, args=(listener,), daemon=True).start()
+
+
+def _serve(listener):
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=_serve_one, args=(connection,), daemon=True).start()
+
+
+def _serve_one(connection):
+    with connection:
+        try:
+            opening = connection.recv(HEADER.size, socket.MSG_WAITALL)
+            if len(opening) < HEADER.size:
+                return  # someone only looked whether we listen
+            kind, left = HEADER.unpack(opening)
+            if kind == BULK:
+                buffer = memoryview(bytearray(CHUNK))
+                while left:
+                    got = connection.recv_into(buffer, min(left, CHUNK))
+                    if not got:
+                        return
+                    left -= got
+                connection.sendall(b"!")
+            else:
+                while message := connection.recv(MESSAGE, socket.MSG_WAITALL):
+                    connection.sendall(message)
+        except OSError:
+            pass  # the client gave up; it says so itself
+
+
+def _open(path, kind, size=0):
+    connection = socket.socket(socket.AF_UNIX)
+    # Kernel timeouts: unlike settimeout() they cost no poll() per call.
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", STALLED_SECONDS, 0))
+    connection.connect(path)
+    connection.sendall(HEADER.pack(kind, size))
+    return connection
+
+
+def bulk(path, streams, size):
+    """Seconds to get `size` bytes across, spread over `streams` connections."""
+    chunk = memoryview(bytes(range(256)) * (CHUNK // 256))
+    failures = []
+
+    def send(share):
+        try:
+            with _open(path, BULK, share) as connection:
+                while share:
+                    share -= connection.send(chunk[:min(share, CHUNK)])
+                if connection.recv(1) != b"!":
+                    failures.append("the end of the stream was lost")
+        except OSError as error:
+            failures.append(str(error))
+
+    threads = [threading.Thread(target=send, args=(size // streams,)) for _ in range(streams)]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise Stalled(failures[0])
+    return time.perf_counter() - start
+
+
+def round_trips(path, count):
+    """Seconds of each of `count` round trips of one small message."""
+    message, times = bytes(MESSAGE), []
+    try:
+        with _open(path, ECHO) as connection:
+            for _ in range(count):
+                start = time.perf_counter()
+                connection.send(message)
+                if len(connection.recv(MESSAGE, socket.MSG_WAITALL)) < MESSAGE:
+                    raise Stalled("the echo ended")
+                times.append(time.perf_counter() - start)
+    except OSError as error:
+        raise Stalled(str(error)) from error
+    return times

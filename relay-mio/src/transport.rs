@@ -1,0 +1,111 @@
+//! The two sockets of a session as the pump wants them.
+
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::net::Shutdown;
+
+use relay_core::pump::{READ_SLICES, Transport, TryError, WRITE_SLICES};
+use relay_core::{Failure, Leg, PerLeg};
+use relay_node::failure::failure;
+use socket2::Socket;
+
+/// Non-blocking sockets, unix or TCP; Back's is missing until it is connected.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    pub(crate) legs: PerLeg<Option<Socket>>,
+}
+
+impl Sockets {
+    fn leg(&self, leg: Leg) -> Result<&Socket, TryError> {
+        // The session demands nothing of a leg that is not up.
+        self.legs[leg].as_ref().ok_or(TryError::Failed(Failure::Os(libc::ENOTCONN)))
+    }
+}
+
+fn sorted<T>(result: io::Result<T>) -> Result<T, TryError> {
+    result.map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock => TryError::WouldBlock,
+        ErrorKind::Interrupted => TryError::Interrupted,
+        // the list of kinds grows with every release
+        _ => TryError::Failed(failure(&error)),
+    })
+}
+
+impl Transport for Sockets {
+    fn try_read(&mut self, leg: Leg, slices: &mut [&mut [u8]]) -> Result<usize, TryError> {
+        let mut socket = self.leg(leg)?;
+        if let [only] = slices {
+            return sorted(socket.read(only));
+        }
+        let count = slices.len().min(READ_SLICES);
+        let mut rest = slices.iter_mut();
+        let mut vector: [IoSliceMut<'_>; READ_SLICES] =
+            std::array::from_fn(|_| IoSliceMut::new(rest.next().map_or(&mut [], |slice| &mut **slice)));
+        sorted(socket.read_vectored(&mut vector[..count]))
+    }
+
+    fn try_write(&mut self, leg: Leg, slices: &[&[u8]]) -> Result<usize, TryError> {
+        let mut socket = self.leg(leg)?;
+        if let [only] = slices {
+            return sorted(socket.write(only));
+        }
+        let count = slices.len().min(WRITE_SLICES);
+        let mut vector = [IoSlice::new(&[]); WRITE_SLICES];
+        for (place, slice) in vector.iter_mut().zip(slices) {
+            *place = IoSlice::new(slice);
+        }
+        sorted(socket.write_vectored(&vector[..count]))
+    }
+
+    fn shut_write(&mut self, leg: Leg) -> Result<(), TryError> {
+        sorted(self.leg(leg)?.shutdown(Shutdown::Write))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    fn pair() -> (Sockets, UnixStream) {
+        let (ours, peer) = UnixStream::pair().expect("pair");
+        ours.set_nonblocking(true).expect("flag");
+        (Sockets { legs: PerLeg::new(Some(ours.into()), None) }, peer)
+    }
+
+    #[test]
+    fn scatters_gathers_and_says_what_stopped_it() {
+        let (mut sockets, mut peer) = pair();
+        let leg = Leg::Front;
+        assert_eq!(sockets.try_write(leg, &[b"ab", b"", b"cde"]), Ok(5));
+        let mut got = [0; 5];
+        peer.read_exact(&mut got).expect("read");
+        assert_eq!(&got, b"abcde");
+        peer.write_all(b"12345").expect("write");
+        let (mut a, mut b) = ([0; 2], [0; 8]);
+        assert_eq!(sockets.try_read(leg, &mut [&mut a, &mut b]), Ok(5));
+        assert_eq!((&a, &b[..3]), (b"12", &b"345"[..]));
+        assert_eq!(sockets.try_read(leg, &mut [&mut a]), Err(TryError::WouldBlock));
+        sockets.shut_write(leg).expect("shutdown");
+        assert_eq!(peer.read(&mut got).expect("end of file"), 0);
+        drop(peer);
+        assert_eq!(sockets.try_read(leg, &mut [&mut a, &mut b]), Ok(0));
+        assert_eq!(sockets.try_write(leg, &[b"x"]), Err(TryError::Failed(Failure::BrokenPipe)));
+        assert!(matches!(sockets.try_read(Leg::Back, &mut [&mut a]), Err(TryError::Failed(_))));
+    }
+
+    #[test]
+    fn takes_as_many_slices_as_the_pump_gives() {
+        let (mut sockets, mut peer) = pair();
+        let bytes: Vec<u8> = (0..WRITE_SLICES as u8).collect();
+        let slices: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(sockets.try_write(Leg::Front, &slices), Ok(WRITE_SLICES));
+        let mut got = vec![0; WRITE_SLICES];
+        peer.read_exact(&mut got).expect("read");
+        assert_eq!(got, bytes);
+        peer.write_all(&bytes[..READ_SLICES]).expect("write");
+        let mut read = [0; READ_SLICES];
+        let mut places: Vec<&mut [u8]> = read.chunks_mut(1).collect();
+        assert_eq!(sockets.try_read(Leg::Front, &mut places), Ok(READ_SLICES));
+        assert_eq!(read, bytes[..READ_SLICES]);
+    }
+}

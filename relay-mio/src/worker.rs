@@ -1,0 +1,236 @@
+//! The sessions of one loop: their slots, run queue, timers and buffers.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::Registry;
+use relay_core::{Instant, Leg, Pool, Pumped, Ready, Stop};
+use relay_node::{Observer, Served};
+use slab::Slab;
+
+use crate::clock::Clock;
+use crate::closing::Closing;
+use crate::live::{Accepted, Live};
+use crate::mail::{Mailbox, Sender, ToAcceptor, ToWorker};
+use crate::timers::{Armed, Timers};
+use crate::token::Id;
+
+/// After the operator's deadline, how long closed sessions' sockets are kept for the bytes in them.
+const LAST_BYTES: Duration = Duration::from_secs(1);
+
+/// What every session of a loop uses.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// The worker's number.
+    pub(crate) number: usize,
+    pub(crate) registry: Registry,
+    pub(crate) clock: Clock,
+    pub(crate) pool: Pool,
+    pub(crate) acceptor: Sender<ToAcceptor>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) served: Served,
+    next_seed: u64,
+}
+
+impl Context {
+    pub(crate) fn new(
+        number: usize,
+        registry: Registry,
+        clock: Clock,
+        acceptor: Sender<ToAcceptor>,
+        observer: Arc<dyn Observer>,
+        seed: u64,
+    ) -> Self {
+        let (pool, served) = (Pool::default(), Served::default());
+        Self { number, registry, clock, pool, acceptor, observer, served, next_seed: seed }
+    }
+
+    /// Another seed for somebody's jitter.
+    pub(crate) const fn seed(&mut self) -> u64 {
+        // any odd number visits all of them
+        self.next_seed = self.next_seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.next_seed
+    }
+}
+
+/// A session and where it is to be found.
+#[derive(Debug)]
+struct Slot {
+    id: Id,
+    armed: Armed,
+    /// In the run queue.
+    queued: bool,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Live(Box<Live>),
+    /// Over, but for the bytes in its sockets.
+    Closing(Closing),
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Worker {
+    cx: Context,
+    slots: Slab<Slot>,
+    /// Sessions that may have something to do. Each is in it once at most.
+    queue: VecDeque<Id>,
+    timers: Timers<Id>,
+    mail: Mailbox<ToWorker>,
+    next_generation: u32,
+    /// The latest time at which everything is closed.
+    end: Option<Instant>,
+    quit: bool,
+}
+
+impl Worker {
+    pub(crate) fn new(cx: Context, mail: Mailbox<ToWorker>) -> Self {
+        Self {
+            cx,
+            slots: Slab::new(),
+            queue: VecDeque::new(),
+            timers: Timers::new(),
+            mail,
+            next_generation: 0,
+            end: None,
+            quit: false,
+        }
+    }
+
+    /// Takes the acceptor's messages; whether there were any.
+    pub(crate) fn take_mail(&mut self) -> bool {
+        let messages = self.mail.take();
+        let any = !messages.is_empty();
+        for message in messages {
+            match message {
+                ToWorker::Accepted(accepted) => self.add(*accepted),
+                ToWorker::Dial(id) => self.with_live(id, |live, cx| live.may_dial(cx)),
+                ToWorker::Stop(stop) => self.stop(stop),
+                ToWorker::Quit => self.quit = true,
+            }
+        }
+        any
+    }
+
+    /// Whether the acceptor has said that nothing more will come.
+    pub(crate) const fn is_to_quit(&self) -> bool {
+        self.quit
+    }
+
+    /// Whether some session has something to do: do not sleep.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// When [`on_time`](Self::on_time) is next to be called.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    pub(crate) const fn served(&self) -> Served {
+        self.cx.served
+    }
+
+    /// Tells the acceptor that this worker is no more.
+    pub(crate) fn failed(&self, error: std::io::Error) {
+        self.cx.acceptor.send(ToAcceptor::Failed(error));
+    }
+
+    fn add(&mut self, accepted: Accepted) {
+        let entry = self.slots.vacant_entry();
+        let Ok(slot) = u32::try_from(entry.key()) else { return }; // no process has 2^32 sockets
+        let id = Id { slot, generation: self.next_generation };
+        self.next_generation = self.next_generation.wrapping_add(1);
+        let state = State::Live(Box::new(Live::new(accepted, id, &mut self.cx)));
+        entry.insert(Slot { id, armed: Armed::default(), queued: true, state });
+        self.queue.push_back(id);
+    }
+
+    /// Something happened to a leg.
+    pub(crate) fn on_edge(&mut self, id: Id, leg: Leg, edge: Ready) {
+        self.with_live(id, |live, cx| live.on_edge(leg, edge, cx));
+    }
+
+    /// Lets every timer fire that is due.
+    pub(crate) fn on_time(&mut self, now: Instant) {
+        while let Some((at, id)) = self.timers.pop(now) {
+            if find(&mut self.slots, id).is_some_and(|slot| slot.armed.fires(at)) {
+                self.with_live(id, |live, cx| live.on_time(now, cx));
+                self.look_at_closing(id, now);
+            }
+        }
+    }
+
+    /// Gives every session in the run queue one turn.
+    pub(crate) fn run(&mut self) {
+        for _ in 0..self.queue.len() {
+            let Some(id) = self.queue.pop_front() else { return };
+            self.turn(id);
+        }
+    }
+
+    fn turn(&mut self, id: Id) {
+        let Some(slot) = find(&mut self.slots, id) else { return };
+        let State::Live(live) = &mut slot.state else { return };
+        let pumped = live.turn(&mut self.cx);
+        // Also of a session that is never idle: it has a lifetime, and the operator a deadline.
+        self.timers.arm(id, &mut slot.armed, live.deadline());
+        slot.queued = pumped == Pumped::Again;
+        match pumped {
+            Pumped::Again => self.queue.push_back(id),
+            Pumped::Idle => {}
+            Pumped::Done => {
+                slot.state = State::Closing(live.end(&mut self.cx));
+                self.look_at_closing(id, self.cx.clock.now());
+            }
+        }
+    }
+
+    /// Does something with a session that is open; it then has a turn.
+    fn with_live(&mut self, id: Id, act: impl FnOnce(&mut Live, &mut Context)) {
+        let Some(slot) = find(&mut self.slots, id) else { return };
+        if let State::Live(live) = &mut slot.state {
+            act(live, &mut self.cx);
+            if !slot.queued {
+                slot.queued = true;
+                self.queue.push_back(id);
+            }
+        }
+    }
+
+    /// Frees the slot of a session that is over as soon as nothing is left of it.
+    fn look_at_closing(&mut self, id: Id, now: Instant) {
+        let Some(slot) = find(&mut self.slots, id) else { return };
+        let State::Closing(closing) = &mut slot.state else { return };
+        match closing.look(now, self.end) {
+            Some(until) => self.timers.arm(id, &mut slot.armed, Some(until)),
+            None => {
+                let stranger = closing.stranger;
+                self.slots.remove(id.slot as usize);
+                self.cx.acceptor.send(ToAcceptor::Closed { worker: self.cx.number, stranger });
+            }
+        }
+    }
+
+    fn stop(&mut self, stop: Stop) {
+        let now = self.cx.clock.now();
+        let end = match stop {
+            Stop::Drain { until } => until + LAST_BYTES,
+            Stop::Abort => now,
+        };
+        self.end = Some(self.end.map_or(end, |known| known.min(end)));
+        let ids: Vec<Id> = self.slots.iter().map(|(_, slot)| slot.id).collect();
+        for id in ids {
+            self.with_live(id, |live, _| live.stop(now, stop));
+            self.look_at_closing(id, now);
+        }
+    }
+}
+
+/// The slot of a session, unless it is gone.
+fn find(slots: &mut Slab<Slot>, id: Id) -> Option<&mut Slot> {
+    slots.get_mut(id.slot as usize).filter(|slot| slot.id == id)
+}

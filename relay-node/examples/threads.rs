@@ -1,0 +1,269 @@
+//! A node program with the simplest loop there is: a thread for each session, poll(2) in each.
+//!
+//! Made to be read, and to test what is around a loop; `relay-mio` is the one to run. It keeps no
+//! order among backends, has no limits and does not linger.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use relay_core::admission::Dialer;
+use relay_core::{
+    Close, Failure, Instant, Leg, PerLeg, Pool, Pumped, Ready, Relay, Stop, Transport, TryError, pump,
+};
+use relay_node::control::Command;
+use relay_node::failure::failure;
+use relay_node::socket::{Dialing, Peer, finish_connect, reset_on_close, start_connect};
+use relay_node::{NodeCodec, Plan, Runtime, ServeError, Served, Server, SessionEnded};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::Socket;
+
+fn main() -> ExitCode {
+    relay_node::main(&Threads, "relay-threads")
+}
+
+/// How long a thread may be deaf to a stop.
+const TICK: Duration = Duration::from_millis(20);
+
+/// See the module.
+#[derive(Debug)]
+struct Threads;
+
+/// What the threads of one node share.
+struct Shared<'a> {
+    server: &'a Server,
+    epoch: std::time::Instant,
+    stop: Mutex<Option<Stop>>,
+    open: AtomicUsize,
+    served: Mutex<Served>,
+}
+
+impl Runtime for Threads {
+    fn serve(&self, mut server: Server) -> Result<Served, ServeError> {
+        let routes = std::mem::take(&mut server.routes);
+        let shared = Shared {
+            server: &server,
+            epoch: std::time::Instant::now(),
+            stop: Mutex::new(None),
+            open: AtomicUsize::new(0),
+            served: Mutex::default(),
+        };
+        thread::scope(|scope| {
+            while shared.stop().is_none() {
+                let mut fds: Vec<_> = routes.iter().map(|route| in_poll(&route.listener)).collect();
+                fds.push(in_poll(&server.commands));
+                wait(&mut fds, None).map_err(|e| ServeError::new("wait for connections", e))?;
+                shared.obey();
+                for route in &routes {
+                    // A real loop tells EMFILE from EAGAIN here; see `failure::is_exhausted`.
+                    while let Ok((front, peer)) = route.listener.accept() {
+                        shared.open.fetch_add(1, Ordering::SeqCst);
+                        let (plan, shared) = (Arc::clone(&route.plan), &shared);
+                        scope.spawn(move || run(shared, &plan, front, peer));
+                    }
+                }
+            }
+            drop(routes); // closes the listeners
+            while shared.open.load(Ordering::SeqCst) > 0 {
+                let _ = wait(&mut [in_poll(&server.commands)], Some(TICK));
+                shared.obey();
+            }
+            Ok(())
+        })?;
+        let served = *shared.served.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(served)
+    }
+}
+
+impl Shared<'_> {
+    fn now(&self) -> Instant {
+        Instant::from_nanos(u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn stop(&self) -> Option<Stop> {
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the operator's commands, if there are any.
+    fn obey(&self) {
+        while let Some(command) = self.server.commands.next() {
+            let stop = match command {
+                Command::Drain => Stop::Drain { until: self.server.drain_deadline(self.now()) },
+                Command::Abort => Stop::Abort,
+            };
+            *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = Some(stop);
+        }
+    }
+}
+
+fn in_poll(fd: &impl AsFd) -> PollFd<'_> {
+    PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)
+}
+
+fn wait(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<()> {
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    match poll(fds, timeout.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// One session, from accept to end.
+fn run(shared: &Shared<'_>, plan: &Plan, front: Socket, peer: Peer) {
+    let since = shared.now();
+    let mut relay = Relay::new(*plan.config(), plan.front_codec(), since);
+    let mut sockets = Sockets { front, back: None };
+    let mut dial = Dial { dialer: Dialer::new(plan.backend().addresses(), 0), begun: None };
+    let (mut ready, mut pool, mut told) = (PerLeg::both(Ready::BOTH), Pool::new(1 << 20), None);
+    loop {
+        let now = shared.now();
+        if told != shared.stop() {
+            told = shared.stop();
+            relay.stop(now, told.unwrap_or(Stop::Abort));
+        }
+        relay.handle_timeout(now);
+        if relay.wants_connect() {
+            dial.go_on(&mut relay, plan, &mut sockets, now);
+        }
+        match pump(&mut relay, &mut sockets, &mut ready, &mut pool, now, 1 << 20) {
+            Pumped::Again => {}
+            Pumped::Done => break,
+            Pumped::Idle => ready = sockets.wait(&dial, ready, until(&relay, &dial, now)),
+        }
+    }
+    let Some(outcome) = relay.outcome() else { return };
+    if outcome.close.front == Close::Reset {
+        let _ = reset_on_close(&sockets.front);
+    }
+    if let (Close::Reset, Some(back)) = (outcome.close.back, &sockets.back) {
+        let _ = reset_on_close(back);
+    }
+    shared.server.observer.session_ended(&SessionEnded {
+        plan,
+        peer,
+        outcome,
+        front: relay.codec(Leg::Front),
+        back: relay.codec(Leg::Back),
+        dial_failure: dial.dialer.last_failure(),
+        lifetime: shared.now().since(since),
+    });
+    shared.served.lock().unwrap_or_else(PoisonError::into_inner).count(outcome);
+    drop(sockets);
+    shared.open.fetch_sub(1, Ordering::SeqCst);
+}
+
+/// How long this session may sleep.
+fn until(relay: &Relay<NodeCodec>, dial: &Dial, now: Instant) -> Duration {
+    let session = relay.next_timeout().map(|(at, _)| at);
+    let next = [session, dial.dialer.next_timeout()].into_iter().flatten().min();
+    next.map_or(TICK, |at| at.since(now).min(TICK))
+}
+
+struct Dial {
+    dialer: Dialer,
+    begun: Option<Socket>,
+}
+
+impl Dial {
+    fn go_on(&mut self, relay: &mut Relay<NodeCodec>, plan: &Plan, sockets: &mut Sockets, now: Instant) {
+        self.dialer.handle_timeout(now);
+        let result = if let Some(socket) = self.begun.take() {
+            finish_connect(&socket)
+                .map(|done| if done { Dialing::Connected(socket) } else { Dialing::InProgress(socket) })
+        } else if let Some(index) = self.dialer.wants_dial() {
+            let result = plan.backend().target(index).and_then(|target| start_connect(&target));
+            if matches!(result, Ok(Dialing::InProgress(_))) {
+                self.dialer.started();
+            }
+            result
+        } else {
+            return;
+        };
+        match result {
+            Ok(Dialing::InProgress(socket)) => self.begun = Some(socket),
+            Ok(Dialing::Connected(socket)) => {
+                sockets.back = Some(socket);
+                match plan.back_codec() {
+                    Ok(codec) => relay.connected(now, codec),
+                    Err(_) => relay.setup_failed(now, Leg::Back, Failure::Exhausted),
+                }
+            }
+            Err(why) => {
+                plan.backend().refresh();
+                self.dialer.failed(now, why);
+                if let Some(why) = self.dialer.given_up() {
+                    relay.setup_failed(now, Leg::Back, why);
+                }
+            }
+        }
+    }
+}
+
+struct Sockets {
+    front: Socket,
+    back: Option<Socket>,
+}
+
+impl Sockets {
+    /// Waits for what the pump found blocked.
+    fn wait(&self, dial: &Dial, before: PerLeg<Ready>, timeout: Duration) -> PerLeg<Ready> {
+        let wanted = |ready: Ready| {
+            let read = if ready.readable { PollFlags::empty() } else { PollFlags::IN };
+            read | if ready.writable { PollFlags::empty() } else { PollFlags::OUT }
+        };
+        let mut fds = vec![PollFd::from_borrowed_fd(self.front.as_fd(), wanted(before.front))];
+        if let Some(back) = &self.back {
+            fds.push(PollFd::from_borrowed_fd(back.as_fd(), wanted(before.back)));
+        } else if let Some(socket) = &dial.begun {
+            fds.push(PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::OUT));
+        }
+        let _ = wait(&mut fds, Some(timeout));
+        let after = |before: Ready, fd: Option<&PollFd<'_>>| {
+            let seen = fd.map_or(PollFlags::empty(), PollFd::revents);
+            let over = seen.intersects(PollFlags::HUP | PollFlags::ERR);
+            Ready {
+                readable: before.readable || over || seen.contains(PollFlags::IN),
+                writable: before.writable || over || seen.contains(PollFlags::OUT),
+            }
+        };
+        let back = if self.back.is_some() { after(before.back, fds.get(1)) } else { Ready::BOTH };
+        PerLeg::new(after(before.front, fds.first()), back)
+    }
+
+    fn leg(&self, leg: Leg) -> Result<&Socket, TryError> {
+        match leg {
+            Leg::Front => Ok(&self.front),
+            Leg::Back => self.back.as_ref().ok_or(TryError::WouldBlock),
+        }
+    }
+}
+
+fn refused(error: &io::Error) -> TryError {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        TryError::WouldBlock
+    } else if error.kind() == io::ErrorKind::Interrupted {
+        TryError::Interrupted
+    } else {
+        TryError::Failed(failure(error))
+    }
+}
+
+impl Transport for Sockets {
+    fn try_read(&mut self, leg: Leg, slices: &mut [&mut [u8]]) -> Result<usize, TryError> {
+        let mut slices: Vec<_> = slices.iter_mut().map(|slice| IoSliceMut::new(slice)).collect();
+        io::Read::read_vectored(&mut self.leg(leg)?, &mut slices).map_err(|e| refused(&e))
+    }
+
+    fn try_write(&mut self, leg: Leg, slices: &[&[u8]]) -> Result<usize, TryError> {
+        let slices: Vec<_> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
+        self.leg(leg)?.send_vectored(&slices).map_err(|e| refused(&e))
+    }
+
+    fn shut_write(&mut self, leg: Leg) -> Result<(), TryError> {
+        self.leg(leg)?.shutdown(std::net::Shutdown::Write).map_err(|e| refused(&e))
+    }
+}

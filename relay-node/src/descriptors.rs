@@ -1,0 +1,57 @@
+//! How many descriptors the process may have, and how many sessions that is room for.
+
+use std::fs;
+
+use relay_core::admission::Limits;
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use crate::server::Route;
+
+/// Raises the soft limit of descriptors to the hard one and returns it. The low soft limit is for
+/// programs that use select(2), which we do not (systemd.exec(5), LimitNOFILE=).
+pub(crate) fn raise() -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+        if setrlimit(Resource::Nofile, raised).is_ok() {
+            limit.current = limit.maximum;
+        }
+    }
+    limit.current.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX))
+}
+
+/// The limits for these routes: `wished` sessions, or the default, as far as descriptors allow.
+pub(crate) fn limits(wished: Option<usize>, routes: &[Route]) -> Limits {
+    let taken = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let within = routes
+        .iter()
+        .map(Route::descriptors)
+        .max()
+        .map_or(1, |each| Limits::sessions_within(raise(), taken, each));
+    let default = Limits::default();
+    if let Some(wished) = wished
+        && wished > within
+    {
+        log::warn!(max_sessions = wished, possible = within; "too few descriptors (RLIMIT_NOFILE)");
+    }
+    let sessions = wished.unwrap_or(default.sessions).min(within);
+    Limits { sessions, strangers: default.strangers.min(sessions), ..default }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_is_raised_once() {
+        let raised = raise();
+        assert!(raised >= 20, "{raised}");
+        assert_eq!(raise(), raised);
+    }
+
+    #[test]
+    fn a_wish_is_a_bound_and_strangers_are_sessions_too() {
+        let limits = limits(Some(5), &[]);
+        assert_eq!((limits.sessions, limits.strangers), (1, 1), "no routes, no sessions to speak of");
+    }
+}

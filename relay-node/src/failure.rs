@@ -1,0 +1,98 @@
+//! What an operating system's error means to a session. The one place where errno is sorted.
+
+use std::io;
+
+use relay_core::error::Failure;
+
+/// Sorts an error of connect(2), recv(2), send(2), accept(2) and their relatives.
+///
+/// `EAGAIN` is [`Failure::Busy`]: the pump never sees one here (it is its `WouldBlock`), so what is
+/// left is connect(2) on a unix socket whose backlog is full, which gives no readiness event and
+/// has to be retried by time.
+#[must_use]
+pub fn failure(error: &io::Error) -> Failure {
+    match error.raw_os_error() {
+        Some(libc::ECONNRESET | libc::ECONNABORTED) => Failure::Reset,
+        Some(libc::EPIPE) => Failure::BrokenPipe,
+        Some(libc::ETIMEDOUT) => Failure::TimedOut,
+        Some(libc::ECONNREFUSED) => Failure::Refused,
+        Some(libc::ENOENT) => Failure::NotFound,
+        Some(
+            libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENETDOWN | libc::EHOSTDOWN,
+        ) => Failure::Unreachable,
+        Some(libc::EACCES | libc::EPERM) => Failure::Denied,
+        Some(libc::EAGAIN) => Failure::Busy,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Failure::Exhausted,
+        Some(number) => Failure::Os(number),
+        // std's own errors, which have no number.
+        None if error.kind() == io::ErrorKind::WriteZero => Failure::WriteZero,
+        None if error.kind() == io::ErrorKind::UnexpectedEof => Failure::Truncated,
+        None => Failure::Os(0),
+    }
+}
+
+/// Whether accept(2) failed for want of descriptors or memory: accepting must pause, and resume by
+/// time as well as when a descriptor is freed, since no readiness event follows.
+#[must_use]
+pub fn is_exhausted(error: &io::Error) -> bool {
+    failure(error) == Failure::Exhausted
+}
+
+/// Whether accept(2) failed for the sake of that one connection only, so that the next one may be
+/// taken at once. accept(2), "Error handling": Linux passes pending network errors on here.
+#[must_use]
+pub fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::ECONNRESET
+                | libc::EINTR
+                | libc::EPERM
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::ENETDOWN
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::ENONET
+                | libc::EOPNOTSUPP
+                | libc::ETIMEDOUT
+        )
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errno_by_meaning() {
+        for (number, expected) in [
+            (libc::ECONNRESET, Failure::Reset),
+            (libc::EPIPE, Failure::BrokenPipe),
+            (libc::ETIMEDOUT, Failure::TimedOut),
+            (libc::ECONNREFUSED, Failure::Refused),
+            (libc::ENOENT, Failure::NotFound),
+            (libc::ENETUNREACH, Failure::Unreachable),
+            (libc::EACCES, Failure::Denied),
+            (libc::EWOULDBLOCK, Failure::Busy),
+            (libc::EMFILE, Failure::Exhausted),
+            (libc::ENOTCONN, Failure::Os(libc::ENOTCONN)),
+        ] {
+            assert_eq!(failure(&io::Error::from_raw_os_error(number)), expected);
+        }
+        assert_eq!(failure(&io::ErrorKind::WriteZero.into()), Failure::WriteZero);
+        assert_eq!(failure(&io::Error::other("x")), Failure::Os(0));
+    }
+
+    #[test]
+    fn accept_errors_are_one_kind_or_the_other() {
+        for number in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM] {
+            let error = io::Error::from_raw_os_error(number);
+            assert!(is_exhausted(&error) && !is_of_one_connection(&error));
+        }
+        let error = io::Error::from_raw_os_error(libc::ECONNABORTED);
+        assert!(!is_exhausted(&error) && is_of_one_connection(&error));
+    }
+}

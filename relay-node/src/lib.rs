@@ -1,0 +1,46 @@
+//! What a node program is, whatever its loop: command line, sockets, names, certificates, logging,
+//! signals, and the demo.
+//!
+//! A program is this crate and a [`Runtime`]:
+//! ```no_run
+//! # struct Loop;
+//! # impl relay_node::Runtime for Loop {
+//! #     fn serve(&self, _: relay_node::Server) -> Result<relay_node::Served, relay_node::ServeError> {
+//! #         Ok(relay_node::Served::default())
+//! #     }
+//! # }
+//! fn main() -> std::process::ExitCode {
+//!     relay_node::main(&Loop, "relay-loop")
+//! }
+//! ```
+//! What a loop is given is a [`Server`]; what it needs to know of sockets is in [`listen`] and
+//! [`socket`], of failures in [`failure`], of what to dial in [`resolve`]. Whom it tells what
+//! happens is an [`Observer`].
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod codec;
+pub mod control;
+mod demo;
+mod descriptors;
+pub mod endpoint;
+pub mod failure;
+pub mod inherited;
+pub mod listen;
+pub mod logging;
+pub mod observer;
+mod program;
+pub mod quantity;
+pub mod resolve;
+pub mod server;
+pub mod signals;
+pub mod socket;
+mod socket_file;
+#[cfg(test)]
+mod testing;
+pub mod tls;
+
+pub use codec::NodeCodec;
+pub use observer::{Observer, SessionEnded};
+pub use program::main;
+pub use server::{Plan, Route, Runtime, ServeError, Served, Server};

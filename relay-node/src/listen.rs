@@ -1,0 +1,253 @@
+//! Listening sockets of every kind of endpoint, behind one type.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::endpoint::{Endpoint, Host, HostPort};
+use crate::inherited::Inherited;
+use crate::resolve;
+use crate::socket::{self, Peer};
+use crate::socket_file::{self, SocketFile};
+
+/// Connections that may wait to be accepted, unless `net.core.somaxconn` is lower (listen(2)).
+const BACKLOG: i32 = 1024;
+
+/// The mode of a unix socket's file unless told otherwise: its owner may connect, nobody else.
+pub const DEFAULT_SOCKET_MODE: u32 = 0o600;
+
+/// A non-blocking listening socket. Dropping it closes it and removes its file, if it has one that
+/// is still ours.
+#[derive(Debug)]
+pub struct Listener {
+    // Before the socket: the name goes first, so that nobody connects to what is being closed.
+    _file: Option<SocketFile>,
+    socket: Socket,
+    local: Endpoint,
+    /// Connections may have been made before the options were on the listening socket.
+    inherited_tcp: bool,
+}
+
+impl Listener {
+    /// Where it listens, with the port that the kernel chose if it was asked to.
+    #[must_use]
+    pub const fn local(&self) -> &Endpoint {
+        &self.local
+    }
+
+    /// The TCP port, if there is one.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.local.host_port().map(|at| at.port)
+    }
+
+    /// Takes the next connection: non-blocking, close-on-exec, with its options set.
+    ///
+    /// # Errors
+    /// As accept(2); see [`is_exhausted`](crate::failure::is_exhausted) and
+    /// [`is_of_one_connection`](crate::failure::is_of_one_connection) for what to do about it.
+    pub fn accept(&self) -> io::Result<(Socket, Peer)> {
+        let (socket, address) = self.socket.accept()?;
+        socket.set_nonblocking(true)?;
+        if self.inherited_tcp {
+            socket::set_tcp_options(&socket)?;
+        }
+        Ok((socket, Peer::of(&address)))
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// Binds and listens. `socket_mode` is for the file of a `unix:PATH`. Looks a host name up at once,
+/// which may take a while: not for a loop.
+///
+/// # Errors
+/// As bind(2) and listen(2). `AddrInUse` also if what is at a unix path is no socket;
+/// `NotFound` if nothing was inherited under an `fd:` name, or its host name has no address.
+pub fn listen(endpoint: &Endpoint, socket_mode: u32, inherited: &mut Inherited) -> io::Result<Listener> {
+    match endpoint {
+        Endpoint::Unix(path) => {
+            let (socket, file) = socket_file::bind(path, socket_mode)?;
+            socket.listen(BACKLOG)?;
+            Ok(Listener { _file: Some(file), socket, local: endpoint.clone(), inherited_tcp: false })
+        }
+        Endpoint::Abstract(name) => {
+            let socket = socket::new(Domain::UNIX)?;
+            socket.bind(&socket::abstract_address(name)?)?;
+            socket.listen(BACKLOG)?;
+            Ok(Listener { _file: None, socket, local: endpoint.clone(), inherited_tcp: false })
+        }
+        Endpoint::Tcp(at) => listen_tcp(at, Endpoint::Tcp),
+        Endpoint::Tls(at) => listen_tcp(at, Endpoint::Tls),
+        Endpoint::Fd(name) => adopt(inherited.take(name)?),
+    }
+}
+
+fn listen_tcp(at: &HostPort, kind: fn(HostPort) -> Endpoint) -> io::Result<Listener> {
+    let address = match &at.host {
+        Host::Name(name) => resolve::look_up(name, at.port)?
+            .first()
+            .copied()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?,
+        Host::V4(_) | Host::V6(..) => resolve::literal(at)?,
+    };
+    let socket = socket::new(Domain::for_address(address))?;
+    // A restarted node must not wait for its predecessor's TIME_WAIT (socket(7)).
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // Both families by [::], whatever net.ipv6.bindv6only says, as Go's listeners do.
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let bound = bound_address(&socket)?;
+    Ok(Listener { _file: None, socket, local: kind(bound.into()), inherited_tcp: false })
+}
+
+fn bound_address(socket: &Socket) -> io::Result<SocketAddr> {
+    // A TCP socket's own address is never anything else.
+    Ok(socket.local_addr()?.as_socket().unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into()))
+}
+
+/// Makes a listener of an inherited descriptor, which may be anything. Its file, if it has one,
+/// belongs to whoever made it and is not removed.
+fn adopt(fd: OwnedFd) -> io::Result<Listener> {
+    let invalid = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
+    let socket = Socket::from(fd);
+    if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
+        return Err(invalid("the inherited descriptor is no listening stream socket"));
+    }
+    socket.set_nonblocking(true)?;
+    let address = socket.local_addr()?;
+    let local = match address.domain() {
+        Domain::UNIX => inherited_unix(&address),
+        Domain::IPV4 | Domain::IPV6 => Endpoint::Tcp(bound_address(&socket)?.into()),
+        _ => return Err(invalid("the inherited socket is neither unix nor TCP")),
+    };
+    let inherited_tcp = matches!(local, Endpoint::Tcp(_));
+    Ok(Listener { _file: None, socket, local, inherited_tcp })
+}
+
+fn inherited_unix(address: &SockAddr) -> Endpoint {
+    match address.as_abstract_namespace() {
+        Some(name) => Endpoint::Abstract(String::from_utf8_lossy(name).into_owned()),
+        None => Endpoint::Unix(address.as_pathname().map(PathBuf::from).unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Scratch, is_cloexec};
+    use std::net::TcpStream;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    fn listen_at(text: &str) -> io::Result<Listener> {
+        let endpoint: Endpoint = text.parse().map_err(io::Error::other)?;
+        listen(&endpoint, DEFAULT_SOCKET_MODE, &mut Inherited::none())
+    }
+
+    #[test]
+    fn an_accepted_tcp_connection_has_every_option_without_being_given_any() {
+        let listener = listen_at("tcp:127.0.0.1:0").expect("listen");
+        assert_eq!(listener.accept().expect_err("nobody").kind(), io::ErrorKind::WouldBlock);
+        let port = listener.port().expect("port");
+        assert_ne!(port, 0);
+        assert_eq!(listener.local().to_string(), format!("tcp:127.0.0.1:{port}"));
+        let client = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+        let (socket, peer) = listener.accept().expect("accept");
+        assert_eq!(peer, Peer::Remote(client.local_addr().expect("address")));
+        assert!(socket.nonblocking().expect("flags") && is_cloexec(&socket));
+        assert!(socket.tcp_nodelay().expect("option") && socket.keepalive().expect("option"));
+        assert_eq!(socket.tcp_keepalive_time().expect("option").as_secs(), 15);
+        assert_eq!(socket.tcp_keepalive_interval().expect("option").as_secs(), 15);
+        assert_eq!(socket.tcp_keepalive_retries().expect("option"), 9);
+    }
+
+    #[test]
+    fn the_unspecified_v6_address_serves_both_families() {
+        let listener = match listen_at("tls:[::]:0") {
+            Ok(listener) => listener,
+            // a machine without IPv6
+            Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) => return,
+            Err(e) => panic!("{e}"),
+        };
+        let port = listener.port().expect("port");
+        assert_eq!(listener.local().to_string(), format!("tls:[::]:{port}"));
+        let client = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+        let (_, peer) = listener.accept().expect("accept");
+        assert_eq!(peer.to_string(), client.local_addr().expect("address").to_string());
+    }
+
+    #[test]
+    fn a_port_is_free_again_at_once_and_not_twice() {
+        let first = listen_at("tcp:localhost:0").expect("listen");
+        let text = first.local().to_string();
+        let error = listen_at(&text).expect_err("taken");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        let client = TcpStream::connect(("127.0.0.1", first.port().expect("port")));
+        drop(first.accept()); // our side closes first: TIME_WAIT is ours
+        drop((first, client));
+        listen_at(&text).expect("free");
+    }
+
+    #[test]
+    fn unix_sockets_of_both_kinds() {
+        let dir = Scratch::new();
+        let path = dir.path("x");
+        let listener = listen_at(&format!("unix:{}", path.display())).expect("listen");
+        let _client = UnixStream::connect(&path).expect("connect");
+        let (socket, peer) = listener.accept().expect("accept");
+        assert_eq!(peer, Peer::Local);
+        assert!(socket.nonblocking().expect("flags") && is_cloexec(&socket));
+        drop(listener);
+        assert!(!path.exists());
+
+        let text = format!("unix:@relay-node-listen-{}", std::process::id());
+        let listener = listen_at(&text).expect("listen");
+        assert_eq!(listener.local().to_string(), text);
+        assert_eq!(listen_at(&text).expect_err("taken").kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn an_inherited_socket_is_taken_as_it_is() {
+        let dir = Scratch::new();
+        let path = dir.path("x");
+        let listener = adopt(UnixListener::bind(&path).expect("bind").into()).expect("adopt");
+        assert_eq!(listener.local(), &Endpoint::Unix(path.clone()));
+        let _client = UnixStream::connect(&path).expect("connect");
+        listener.accept().expect("accept");
+        drop(listener);
+        assert!(path.exists(), "whoever made it removes it");
+
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let client = TcpStream::connect(tcp.local_addr().expect("address")).expect("connect");
+        let listener = adopt(tcp.into()).expect("adopt");
+        let (socket, _) = listener.accept().expect("accept");
+        assert!(socket.tcp_nodelay().expect("option"));
+        assert!(adopt(client.into()).is_err(), "not listening");
+        let (pair, _) = UnixStream::pair().expect("pair");
+        assert!(adopt(pair.into()).is_err(), "not listening");
+    }
+
+    #[test]
+    fn a_missing_directory_and_a_foreign_address_are_errors() {
+        assert_eq!(listen_at("unix:/nonexistent/x").expect_err("no").kind(), io::ErrorKind::NotFound);
+        // TEST-NET-1, RFC 5737: nobody's address
+        assert_eq!(listen_at("tcp:192.0.2.1:0").expect_err("no").kind(), io::ErrorKind::AddrNotAvailable);
+        assert_eq!(listen_at("fd:x").expect_err("no").kind(), io::ErrorKind::NotFound);
+    }
+}

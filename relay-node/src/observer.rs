@@ -1,0 +1,155 @@
+//! Who is told what happens: one log line when a session ends, and what else an operator must know.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use log::kv::Value;
+use log::{Level, Record};
+use relay_core::{Failure, Leg, Outcome};
+
+use crate::codec::NodeCodec;
+use crate::endpoint::Endpoint;
+use crate::server::Plan;
+use crate::socket::Peer;
+
+/// Told by loops what happens. Called from loops: must not wait.
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// A session is over.
+    fn session_ended(&self, ended: &SessionEnded<'_>);
+
+    /// Accepting at `listen` pauses, for want of descriptors or memory.
+    fn accept_paused(&self, listen: &Endpoint, why: &io::Error);
+
+    /// It goes on.
+    fn accept_resumed(&self, listen: &Endpoint);
+}
+
+/// A session's end, as the loop saw it.
+#[derive(Debug)]
+pub struct SessionEnded<'a> {
+    /// Where it belonged.
+    pub plan: &'a Plan,
+    /// Who connected.
+    pub peer: Peer,
+    /// How it ended, and how much was moved.
+    pub outcome: &'a Outcome,
+    /// The accepted leg's framing.
+    pub front: Option<&'a NodeCodec>,
+    /// The dialed leg's, if it came to be connected.
+    pub back: Option<&'a NodeCodec>,
+    /// Why the last attempt to dial failed, if one did.
+    pub dial_failure: Option<Failure>,
+    /// From accept to end.
+    pub lifetime: Duration,
+}
+
+impl SessionEnded<'_> {
+    fn codec(&self, leg: Leg) -> Option<&NodeCodec> {
+        match leg {
+            Leg::Front => self.front,
+            Leg::Back => self.back,
+        }
+    }
+
+    /// What a leg's certificate says, once it is verified.
+    #[must_use]
+    pub fn identity(&self, leg: Leg) -> Option<String> {
+        let info = self.codec(leg)?.as_tls()?.info()?;
+        Some(info.peer.to_string())
+    }
+
+    /// A sentence about what went wrong with a leg's TLS.
+    #[must_use]
+    pub fn tls_error(&self, leg: Leg) -> Option<&str> {
+        self.codec(leg)?.as_tls()?.error_text()
+    }
+
+    /// What the logs of both nodes of a TLS session have in common.
+    #[must_use]
+    pub fn correlation(&self, leg: Leg) -> Option<String> {
+        let info = self.codec(leg)?.as_tls()?.info()?;
+        Some(info.correlation.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Names and values for a log line, most telling first.
+    fn pairs(&self) -> Vec<(&'static str, Field)> {
+        let flows = &self.outcome.flows;
+        let mut pairs = vec![
+            ("listen", Field::Text(self.plan.listen().to_string())),
+            ("peer", Field::Text(self.peer.to_string())),
+            ("connect", Field::Text(self.plan.backend().endpoint().to_string())),
+            ("front_bytes", Field::Count(flows.front.delivered)),
+            ("back_bytes", Field::Count(flows.back.delivered)),
+            ("seconds", Field::Number((self.lifetime.as_secs_f64() * 1000.0).round() / 1000.0)),
+            ("front_end", Field::Text(flows.front.reason.to_string())),
+            ("back_end", Field::Text(flows.back.reason.to_string())),
+        ];
+        let lost = |end: &relay_core::FlowEnd| end.read - end.delivered;
+        let optional = [
+            ("front_lost", Some(lost(&flows.front)).filter(|n| *n > 0).map(Field::Count)),
+            ("back_lost", Some(lost(&flows.back)).filter(|n| *n > 0).map(Field::Count)),
+            ("front_identity", self.identity(Leg::Front).map(Field::Text)),
+            ("back_identity", self.identity(Leg::Back).map(Field::Text)),
+            ("front_session", self.correlation(Leg::Front).map(Field::Text)),
+            ("back_session", self.correlation(Leg::Back).map(Field::Text)),
+            ("front_tls", self.tls_error(Leg::Front).map(|e| Field::Text(e.to_owned()))),
+            ("back_tls", self.tls_error(Leg::Back).map(|e| Field::Text(e.to_owned()))),
+            // Of interest only if it never succeeded.
+            ("dial", self.dial_failure.filter(|_| self.back.is_none()).map(|f| Field::Text(f.to_string()))),
+        ];
+        pairs.extend(optional.into_iter().filter_map(|(name, field)| field.map(|field| (name, field))));
+        pairs
+    }
+}
+
+enum Field {
+    Text(String),
+    Count(u64),
+    Number(f64),
+}
+
+impl Field {
+    fn value(&self) -> Value<'_> {
+        match self {
+            Self::Text(text) => Value::from(text.as_str()),
+            Self::Count(count) => Value::from(*count),
+            Self::Number(number) => Value::from(*number),
+        }
+    }
+}
+
+/// Writes all of it to the log.
+///
+/// `front_…` is about what was read from the connection accepted and delivered to the one dialed,
+/// `back_…` about the opposite direction; identities and TLS errors are those of that leg's peer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogObserver;
+
+impl Observer for LogObserver {
+    fn session_ended(&self, ended: &SessionEnded<'_>) {
+        let level = if ended.outcome.is_clean() { Level::Info } else { Level::Warn };
+        if !log::log_enabled!(level) {
+            return;
+        }
+        let fields = ended.pairs();
+        let pairs: Vec<(&str, Value<'_>)> =
+            fields.iter().map(|(name, field)| (*name, field.value())).collect();
+        log::logger().log(
+            &Record::builder()
+                .level(level)
+                .target(module_path!())
+                .args(format_args!("session ended"))
+                .key_values(&pairs.as_slice())
+                .build(),
+        );
+    }
+
+    fn accept_paused(&self, listen: &Endpoint, why: &io::Error) {
+        log::warn!(listen:% = listen, error:% = why; "accepting paused");
+    }
+
+    fn accept_resumed(&self, listen: &Endpoint) {
+        log::info!(listen:% = listen; "accepting again");
+    }
+}

@@ -1,0 +1,229 @@
+//! What a node asks of a loop: take connections here, dial there, relay between, until told to stop.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use relay_core::admission::{Limits, Peers};
+use relay_core::{Config, EndReason, Instant, Outcome, PerLeg, Timer};
+use relay_tls::CodecError;
+
+use crate::cli::Timeouts;
+use crate::codec::NodeCodec;
+use crate::control::Commands;
+use crate::endpoint::Endpoint;
+use crate::listen::Listener;
+use crate::observer::Observer;
+use crate::resolve::Backend;
+use crate::tls::Tls;
+
+/// Plaintext bytes that a flow may hold: sixteen TLS records, and about what a unix socket hands
+/// over at once (net.core.wmem_default, 212,992 bytes).
+const CAPACITY: usize = 256 << 10;
+
+/// How long a TCP peer that has its whole answer may go on uploading what nobody takes; nginx'
+/// `lingering_timeout` is the same.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A loop: readiness, timers, accept and connect. Everything else is in this crate and below.
+pub trait Runtime: Sync {
+    /// Relays on all routes until a [`Command`](crate::control::Command) has come and all sessions
+    /// have ended.
+    ///
+    /// On `Drain`: stops accepting and drops the listeners, hands every session
+    /// [`drain_deadline`](Server::drain_deadline), returns when the last has ended. On `Abort`: the
+    /// same with all sessions aborted. Connections already waiting in a backlog are not taken any
+    /// more then.
+    ///
+    /// # Errors
+    /// If the loop itself can't be set up or fails. A session's or an accept's failure is none.
+    fn serve(&self, server: Server) -> Result<Served, ServeError>;
+}
+
+/// All that a loop needs.
+#[derive(Debug)]
+pub struct Server {
+    /// At least one.
+    pub routes: Vec<Route>,
+    /// How much is let in, within what the process' descriptors allow.
+    pub limits: Limits,
+    /// How long open sessions may take to finish once draining; `None` for ever.
+    pub drain_timeout: Option<Duration>,
+    /// Whom to tell what happens.
+    pub observer: Arc<dyn Observer>,
+    /// What the operator wishes.
+    pub commands: Commands,
+}
+
+impl Server {
+    /// When a drain that begins now has to be over.
+    #[must_use]
+    pub fn drain_deadline(&self, now: Instant) -> Instant {
+        self.drain_timeout.map_or(Instant::from_nanos(u64::MAX), |timeout| now + timeout)
+    }
+}
+
+/// Where to listen, and what to do with each connection.
+#[derive(Debug)]
+pub struct Route {
+    /// Where.
+    pub listener: Listener,
+    /// What. Sessions keep it beyond the listener's end.
+    pub plan: Arc<Plan>,
+}
+
+impl Route {
+    /// Descriptors that one session takes at most: two sockets, and between plain legs two kernel
+    /// pipes if the loop splices.
+    pub(crate) fn descriptors(&self) -> usize {
+        if self.plan.front.is_none() && self.plan.back.is_none() { 6 } else { 2 }
+    }
+}
+
+/// What to do with the connections of one listener.
+#[derive(Debug)]
+pub struct Plan {
+    listen: Endpoint,
+    backend: Backend,
+    front: Option<Arc<Tls>>,
+    back: Option<Arc<Tls>>,
+    config: Config,
+}
+
+impl Plan {
+    /// A plan for connections taken at `listen`, which for port 0 is the real one. `tls` is needed
+    /// if either end is `tls:`, and used for that end only.
+    ///
+    /// # Errors
+    /// If an end is `tls:` and there is no `tls`, or the host to dial can be in no certificate.
+    pub fn new(
+        listen: Endpoint,
+        backend: Backend,
+        tls: Option<&Arc<Tls>>,
+        timeouts: &Timeouts,
+    ) -> Result<Self, CodecError> {
+        let secured = |endpoint: &Endpoint| endpoint.is_tls().then(|| tls.cloned()).flatten();
+        let (front, back) = (secured(&listen), secured(backend.endpoint()));
+        if front.is_some() != listen.is_tls() || back.is_some() != backend.endpoint().is_tls() {
+            return Err(CodecError::Setup { reason: "a tls: endpoint without TLS settings".to_owned() });
+        }
+        let linger = |endpoint: &Endpoint| match endpoint {
+            Endpoint::Tcp(_) | Endpoint::Tls(_) => LINGER,
+            Endpoint::Unix(_) | Endpoint::Abstract(_) | Endpoint::Fd(_) => Duration::ZERO,
+        };
+        let config = Config {
+            secure: PerLeg::new(front.is_some(), back.is_some()),
+            dial_timeout: timeouts.dial,
+            secure_timeout: timeouts.handshake,
+            idle_timeout: timeouts.idle,
+            half_open_timeout: timeouts.half_open,
+            max_lifetime: timeouts.lifetime,
+            linger: PerLeg::new(linger(&listen), linger(backend.endpoint())),
+            ..Config::new(CAPACITY)
+        };
+        let plan = Self { listen, backend, front, back, config };
+        plan.back_codec()?;
+        Ok(plan)
+    }
+
+    /// Where connections are taken.
+    #[must_use]
+    pub const fn listen(&self) -> &Endpoint {
+        &self.listen
+    }
+
+    /// What to dial for each.
+    #[must_use]
+    pub const fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// Whether those who connect have to prove who they are.
+    #[must_use]
+    pub const fn peers(&self) -> Peers {
+        if self.front.is_some() { Peers::Strangers } else { Peers::Known }
+    }
+
+    /// The limits of a session.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The framing of a connection just accepted.
+    #[must_use]
+    pub fn front_codec(&self) -> NodeCodec {
+        self.front.as_ref().map_or(NodeCodec::Plain, |tls| NodeCodec::tls(tls.present().server.codec()))
+    }
+
+    /// The framing of a backend just connected.
+    ///
+    /// # Errors
+    /// If the random number generator fails; the host was checked by [`new`](Self::new).
+    pub fn back_codec(&self) -> Result<NodeCodec, CodecError> {
+        let host = self.backend.endpoint().host_port().map(|at| at.host.to_string());
+        match (&self.back, host) {
+            (Some(tls), Some(host)) => tls.present().client.codec(&host).map(NodeCodec::tls),
+            _ => Ok(NodeCodec::Plain),
+        }
+    }
+}
+
+/// What became of all sessions of a loop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Served {
+    /// Sessions ended, in whatever way.
+    pub sessions: u64,
+    /// Of these, cut by the drain's deadline.
+    pub cut_by_deadline: u64,
+    /// Of these, aborted by the operator.
+    pub aborted: u64,
+}
+
+impl Served {
+    /// Counts a session that has ended.
+    pub fn count(&mut self, outcome: &Outcome) {
+        let ended = |reason| outcome.flows.front.reason == reason || outcome.flows.back.reason == reason;
+        self.sessions += 1;
+        self.cut_by_deadline += u64::from(ended(EndReason::TimedOut(Timer::Drain)));
+        self.aborted += u64::from(ended(EndReason::Aborted));
+    }
+
+    /// The counts of two loops, or threads of one, together.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            sessions: self.sessions + other.sessions,
+            cut_by_deadline: self.cut_by_deadline + other.cut_by_deadline,
+            aborted: self.aborted + other.aborted,
+        }
+    }
+}
+
+/// Why a loop can't go on: what it tried, and what the system said.
+#[derive(Debug)]
+pub struct ServeError {
+    tried: &'static str,
+    source: io::Error,
+}
+
+impl ServeError {
+    /// `tried` completes "could not …".
+    #[must_use]
+    pub const fn new(tried: &'static str, source: io::Error) -> Self {
+        Self { tried, source }
+    }
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "could not {}: {}", self.tried, self.source)
+    }
+}
+
+impl std::error::Error for ServeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}

@@ -1,0 +1,301 @@
+//! Stream sockets, unix and TCP alike: their options, dialing without waiting, and closing hard.
+//!
+//! Every socket made here is non-blocking and close-on-exec from its first system call on.
+//! Send and receive buffers are left to the kernel: setting them switches its autotuning off
+//! (tcp(7), `tcp_moderate_rcvbuf`; socket(7), SO_RCVBUF).
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use relay_core::error::Failure;
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
+
+use crate::failure::failure;
+
+/// Keepalive as Go's net package sets it on every TCP connection, which is what KubeVirt's proxy
+/// therefore has: first probe after 15 s, then every 15 s, dead after 9 without an answer.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(15);
+const KEEPALIVE_RETRIES: u32 = 9;
+
+/// A non-blocking, close-on-exec stream socket with the options that its kind is to have.
+pub(crate) fn new(domain: Domain) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None)?;
+    if domain != Domain::UNIX {
+        set_tcp_options(&socket)?;
+    }
+    Ok(socket)
+}
+
+/// TCP_NODELAY and keepalive. Linux hands both down from a listening socket to those it accepts
+/// (a test of this crate holds it to that), which saves five system calls for each.
+pub(crate) fn set_tcp_options(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_TIME)
+        .with_interval(KEEPALIVE_TIME)
+        .with_retries(KEEPALIVE_RETRIES);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// The address of a unix socket in the abstract namespace.
+pub(crate) fn abstract_address(name: &str) -> io::Result<SockAddr> {
+    SockAddr::unix(format!("\0{name}"))
+}
+
+/// One address to dial, ready for connect(2): no name left to look up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target(SockAddr);
+
+impl Target {
+    /// A unix socket in the file system.
+    ///
+    /// # Errors
+    /// If the path is longer than [`UNIX_NAME_MAX`](crate::endpoint::UNIX_NAME_MAX) bytes.
+    pub fn unix(path: &Path) -> io::Result<Self> {
+        SockAddr::unix(path).map(Self)
+    }
+
+    /// A unix socket in the abstract namespace.
+    ///
+    /// # Errors
+    /// If the name is longer than [`UNIX_NAME_MAX`](crate::endpoint::UNIX_NAME_MAX) bytes.
+    pub fn unix_abstract(name: &str) -> io::Result<Self> {
+        abstract_address(name).map(Self)
+    }
+
+    /// A TCP address.
+    #[must_use]
+    pub fn tcp(address: SocketAddr) -> Self {
+        Self(address.into())
+    }
+
+    /// Whether it is TCP; a unix socket otherwise.
+    #[must_use]
+    pub fn is_tcp(&self) -> bool {
+        !self.0.is_unix()
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(address) = self.0.as_socket() {
+            write!(f, "{address}")
+        } else if let Some(path) = self.0.as_pathname() {
+            write!(f, "{}", path.display())
+        } else {
+            let name = self.0.as_abstract_namespace().unwrap_or_default();
+            write!(f, "@{}", String::from_utf8_lossy(name))
+        }
+    }
+}
+
+/// A dialed socket.
+#[derive(Debug)]
+pub enum Dialing {
+    /// Connected already. Always so for unix sockets.
+    Connected(Socket),
+    /// Under way: wait for writability, then ask [`finish_connect`].
+    InProgress(Socket),
+}
+
+/// Begins to connect, without waiting.
+///
+/// # Errors
+/// What keeps it from even beginning. [`Failure::Busy`] for a unix socket whose backlog is full
+/// (connect(2), EAGAIN): no event will tell when to try again.
+pub fn start_connect(target: &Target) -> Result<Dialing, Failure> {
+    let socket = new(target.0.domain()).map_err(|e| failure(&e))?;
+    match socket.connect(&target.0) {
+        Ok(()) => {
+            refuse_self(&socket)?;
+            Ok(Dialing::Connected(socket))
+        }
+        // EINTR: POSIX has the connection go on being made, as after EINPROGRESS.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EINPROGRESS | libc::EINTR)) => {
+            Ok(Dialing::InProgress(socket))
+        }
+        Err(e) => Err(failure(&e)),
+    }
+}
+
+/// Asks a socket that became writable what came of connecting: `true` if it is connected, `false`
+/// if it is still under way (readiness may be spurious).
+///
+/// # Errors
+/// Why it is not and will not be connected.
+pub fn finish_connect(socket: &Socket) -> Result<bool, Failure> {
+    if let Some(error) = socket.take_error().map_err(|e| failure(&e))? {
+        return Err(failure(&error));
+    }
+    match socket.peer_addr() {
+        Ok(_) => refuse_self(socket).map(|()| true),
+        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => Ok(false),
+        Err(e) => Err(failure(&e)),
+    }
+}
+
+/// A TCP socket that dials a local port at which nobody listens may be given that very port as its
+/// own and connect to itself (RFC 9293 section 3.5, simultaneous open). Retrying against a backend
+/// that is not there yet makes this likely, and it would relay our bytes back to us.
+fn refuse_self(socket: &Socket) -> Result<(), Failure> {
+    let ends = || Ok((socket.local_addr()?, socket.peer_addr()?));
+    let (own, peer): (SockAddr, SockAddr) = ends().map_err(|e: io::Error| failure(&e))?;
+    if !own.is_unix() && own == peer { Err(Failure::Refused) } else { Ok(()) }
+}
+
+/// Makes the next close(2) of a TCP socket a reset (socket(7), SO_LINGER with zero): the peer then
+/// cannot take what it got for the whole. Bytes that the kernel has not delivered yet are lost; the
+/// runtime waits first if they matter. Does nothing to a unix socket, which has no reset.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn reset_on_close(socket: &Socket) -> io::Result<()> {
+    if is_tcp(socket)? { socket.set_linger(Some(Duration::ZERO)) } else { Ok(()) }
+}
+
+/// Whether a socket is TCP; a unix socket otherwise.
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn is_tcp(socket: &Socket) -> io::Result<bool> {
+    socket.domain().map(|domain| domain != Domain::UNIX)
+}
+
+/// Who is at the other end of an accepted connection.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Peer {
+    /// A process of this machine, by a unix socket.
+    Local,
+    /// A TCP address. IPv4 is shown as such even if it came in by a dual-stack listener.
+    Remote(SocketAddr),
+}
+
+impl Peer {
+    pub(crate) fn of(address: &SockAddr) -> Self {
+        match address.as_socket() {
+            Some(SocketAddr::V6(v6)) => Self::Remote(match v6.ip().to_ipv4_mapped() {
+                Some(v4) => SocketAddr::new(IpAddr::V4(v4), v6.port()),
+                None => SocketAddr::V6(v6),
+            }),
+            Some(v4) => Self::Remote(v4),
+            None => Self::Local,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local => f.write_str("local"),
+            Self::Remote(address) => address.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::is_cloexec;
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_dialed_tcp_socket_is_non_blocking_and_has_its_options() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let target = Target::tcp(listener.local_addr().expect("address"));
+        let socket = match start_connect(&target).expect("connect") {
+            Dialing::Connected(socket) => socket,
+            Dialing::InProgress(socket) => {
+                listener.accept().expect("accept");
+                assert_eq!(finish_connect(&socket), Ok(true));
+                socket
+            }
+        };
+        assert!(socket.nonblocking().expect("flags") && is_cloexec(&socket));
+        assert!(socket.tcp_nodelay().expect("option"));
+        assert!(socket.keepalive().expect("option"));
+        assert_eq!(socket.tcp_keepalive_time().expect("option"), KEEPALIVE_TIME);
+        assert_eq!(socket.tcp_keepalive_interval().expect("option"), KEEPALIVE_TIME);
+        assert_eq!(socket.tcp_keepalive_retries().expect("option"), KEEPALIVE_RETRIES);
+    }
+
+    #[test]
+    fn a_refused_dial_says_so() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let target = Target::tcp(listener.local_addr().expect("address"));
+        drop(listener);
+        match start_connect(&target) {
+            Err(e) => assert_eq!(e, Failure::Refused),
+            Ok(Dialing::Connected(_)) => panic!("connected to nobody"),
+            Ok(Dialing::InProgress(socket)) => {
+                std::thread::sleep(Duration::from_millis(50));
+                assert_eq!(finish_connect(&socket), Err(Failure::Refused));
+            }
+        }
+    }
+
+    #[test]
+    fn a_dial_to_its_own_port_is_refused_rather_than_connected_to_itself() {
+        let socket = new(Domain::IPV4).expect("socket");
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("address");
+        socket.bind(&any.into()).expect("bind");
+        let own = socket.local_addr().expect("address");
+        let _ = socket.connect(&own);
+        assert_eq!(socket.peer_addr().expect("connected to itself"), own);
+        assert_eq!(finish_connect(&socket), Err(Failure::Refused));
+    }
+
+    #[test]
+    fn a_full_backlog_is_busy_and_a_missing_socket_not_found() {
+        let name = format!("relay-node-backlog-{}", std::process::id());
+        let target = Target::unix_abstract(&name).expect("address");
+        assert_eq!(start_connect(&target).err(), Some(Failure::Refused), "abstract names have no file");
+        let listener = new(Domain::UNIX).expect("socket");
+        listener.bind(&abstract_address(&name).expect("address")).expect("bind");
+        listener.listen(0).expect("listen");
+        let mut waiting = Vec::new();
+        let busy = (0..64).find_map(|_| match start_connect(&target) {
+            Ok(Dialing::Connected(socket)) => {
+                waiting.push(socket);
+                None
+            }
+            Ok(Dialing::InProgress(_)) => panic!("unix sockets are never in progress"),
+            Err(failure) => Some(failure),
+        });
+        assert_eq!(busy, Some(Failure::Busy));
+        let gone = Target::unix(Path::new("/nonexistent/relay.sock")).expect("address");
+        assert_eq!(start_connect(&gone).err(), Some(Failure::NotFound));
+        assert!(Target::unix(Path::new(&"x".repeat(108))).is_err());
+    }
+
+    #[test]
+    fn reset_on_close_resets_tcp_and_leaves_unix_alone() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let ours =
+            Socket::from(std::net::TcpStream::connect(listener.local_addr().expect("a")).expect("dial"));
+        let (mut peer, _) = listener.accept().expect("accept");
+        reset_on_close(&ours).expect("option");
+        drop(ours);
+        let error = peer.read(&mut [0; 1]).expect_err("a reset");
+        assert_eq!(failure(&error), Failure::Reset);
+
+        let (a, _b) = std::os::unix::net::UnixStream::pair().expect("pair");
+        let a = Socket::from(a);
+        assert!(!is_tcp(&a).expect("domain"));
+        reset_on_close(&a).expect("nothing to do");
+    }
+
+    #[test]
+    fn targets_and_peers_are_printed_as_people_write_them() {
+        assert_eq!(Target::unix_abstract("x").expect("address").to_string(), "@x");
+        assert_eq!(Target::unix(Path::new("/run/x")).expect("address").to_string(), "/run/x");
+        let v6: SocketAddr = "[::1]:5".parse().expect("address");
+        assert_eq!(Target::tcp(v6).to_string(), "[::1]:5");
+        let mapped: SocketAddr = "[::ffff:10.0.0.1]:5".parse().expect("address");
+        assert_eq!(Peer::of(&mapped.into()).to_string(), "10.0.0.1:5");
+        assert_eq!(Peer::of(&abstract_address("x").expect("address")).to_string(), "local");
+    }
+}

@@ -1,0 +1,233 @@
+//! The file of a listening unix socket: whose it is, who may connect, and when it may be removed.
+//!
+//! - A stale one (nobody holds it) is replaced; a live one is never stolen; anything that is no
+//!   socket is never touched.
+//! - Nobody can connect before the mode is right: bind(2) on Linux gives the file the mode of the
+//!   descriptor (less the umask), so the descriptor is closed to others *before* bind, and the
+//!   final mode is set before listen.
+//! - It is removed at the end only if it is still ours, by device and inode.
+
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::socket;
+
+/// How often a stale file may be found again before we give up: whoever keeps making them wins.
+const ATTEMPTS: usize = 4;
+
+/// A socket file that we made. Dropping it removes the file if it is still ours.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    id: FileId,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path).is_ok_and(|found| FileId::of(&found) == self.id);
+        if ours && let Err(error) = fs::remove_file(&self.path) {
+            log::warn!(path:% = self.path.display(), error:%; "socket file left behind");
+        }
+    }
+}
+
+/// A socket bound to `path`, not listening yet, whose file has `mode` (its nine permission bits;
+/// connecting needs write permission, unix(7)).
+///
+/// # Errors
+/// `AddrInUse` if another process holds a socket there, or if what is there is no socket at all;
+/// else as bind(2) and chmod(2).
+pub(crate) fn bind(path: &Path, mode: u32) -> io::Result<(Socket, SocketFile)> {
+    let address = SockAddr::unix(path)?;
+    let closed = closed_socket()?;
+    for _ in 0..ATTEMPTS {
+        match closed.bind(&address) {
+            Ok(()) => {
+                let file = settle(path, mode)?;
+                return Ok((closed, file));
+            }
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => clear_stale(path, &address)?,
+            Err(e) => return Err(e),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AddrInUse, "another process keeps making a socket there"))
+}
+
+/// A socket whose file, once bound, nobody but its owner can connect to.
+fn closed_socket() -> io::Result<Socket> {
+    let file = File::from(OwnedFd::from(socket::new(Domain::UNIX)?));
+    file.set_permissions(Permissions::from_mode(0o600))?; // fchmod(2)
+    Ok(Socket::from(OwnedFd::from(file)))
+}
+
+/// Takes note of the file just made and gives it its mode: by a descriptor, so that it is the same
+/// file even if somebody who may write to the directory has put another in its place.
+fn settle(path: &Path, mode: u32) -> io::Result<SocketFile> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.file_type().is_socket() {
+        return Err(io::Error::other("the socket file was replaced while it was being made"));
+    }
+    let made = SocketFile { path: path.to_owned(), id: FileId::of(&metadata) };
+    // O_PATH descriptors take no fchmod(2); the magic link names the very same inode (proc(5)).
+    fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), Permissions::from_mode(mode))?;
+    Ok(made)
+}
+
+/// Makes way at `path` if what is there is a socket that nobody holds any more.
+fn clear_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()), // gone meanwhile
+        Err(e) => return Err(e),
+    };
+    if !found.file_type().is_socket() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "a file that is no socket is there; it was left alone",
+        ));
+    }
+    if is_held(address)? {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there"));
+    }
+    displace(path, FileId::of(&found))
+}
+
+/// Whether any process holds the socket bound at `address`. Asked with a *datagram* socket: the
+/// kernel looks the name up, then compares types, so that a live stream listener answers with
+/// EPROTOTYPE and never sees a connection (which a relay would dial its backend for).
+fn is_held(address: &SockAddr) -> io::Result<bool> {
+    match Socket::new(Domain::UNIX, Type::DGRAM.nonblocking().cloexec(), None)?.connect(address) {
+        Ok(()) => Ok(true),
+        Err(e) => match e.raw_os_error() {
+            Some(libc::ECONNREFUSED | libc::ENOENT) => Ok(false),
+            Some(libc::EPROTOTYPE | libc::EAGAIN) => Ok(true),
+            _ => Err(e),
+        },
+    }
+}
+
+/// Removes the stale file `id`, and only that one: it is moved aside first, so that a live socket
+/// which another process put there meanwhile can be put back.
+fn displace(path: &Path, id: FileId) -> io::Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".{}", std::process::id()));
+    match fs::rename(path, &aside) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    }
+    let moved = fs::symlink_metadata(&aside)?;
+    if FileId::of(&moved) != id {
+        // link(2) does not overwrite: if a third one took the place, that one stays.
+        let _ = fs::hard_link(&aside, path);
+    }
+    fs::remove_file(&aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Scratch;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).expect("stat").mode() & 0o777
+    }
+
+    #[test]
+    fn the_file_is_closed_to_others_at_bind_and_has_its_mode_before_listen() {
+        let dir = Scratch::new();
+        let path = dir.path("x");
+        let closed = closed_socket().expect("socket");
+        closed.bind(&SockAddr::unix(&path).expect("address")).expect("bind");
+        assert_eq!(mode(&path) & 0o077, 0, "before any chmod of the file");
+        drop(closed);
+        fs::remove_file(&path).expect("remove");
+
+        let (socket, file) = bind(&path, 0o666).expect("bind");
+        assert_eq!(mode(&path), 0o666, "whatever the umask");
+        assert!(UnixStream::connect(&path).is_err(), "not listening yet");
+        socket.listen(1).expect("listen");
+        UnixStream::connect(&path).expect("listening");
+        drop(file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_live_one_is_not_even_touched() {
+        let dir = Scratch::new();
+        let path = dir.path("x");
+        let live = UnixListener::bind(&path).expect("bind");
+        live.set_nonblocking(true).expect("option");
+        let error = bind(&path, 0o600).expect_err("live");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.to_string().contains("another process listens there"), "{error}");
+        assert_eq!(live.accept().expect_err("no connection was made").kind(), io::ErrorKind::WouldBlock);
+        UnixStream::connect(&path).expect("still there");
+        drop(live);
+        assert!(path.exists(), "stale");
+        let (_socket, _file) = bind(&path, 0o600).expect("replaced");
+        assert_eq!(fs::read_dir(dir.root()).expect("dir").count(), 1, "nothing left aside");
+    }
+
+    #[test]
+    fn one_bound_but_not_yet_listening_counts_as_live() {
+        let dir = Scratch::new();
+        let (_socket, _file) = bind(&dir.path("x"), 0o600).expect("bind");
+        assert!(bind(&dir.path("x"), 0o600).is_err());
+    }
+
+    #[test]
+    fn files_directories_and_links_are_left_alone() {
+        let dir = Scratch::new();
+        let (file, link, sub) = (dir.path("file"), dir.path("link"), dir.path("dir"));
+        fs::write(&file, "precious").expect("write");
+        std::os::unix::fs::symlink(&file, &link).expect("symlink");
+        fs::create_dir(&sub).expect("mkdir");
+        for path in [&file, &link, &sub] {
+            let error = bind(path, 0o600).expect_err("occupied");
+            assert!(error.to_string().contains("left alone"), "{error}");
+        }
+        assert_eq!(fs::read_to_string(&link).expect("read"), "precious");
+        assert!(sub.is_dir());
+    }
+
+    #[test]
+    fn only_our_own_file_is_removed_at_the_end() {
+        let dir = Scratch::new();
+        let path = dir.path("x");
+        let (_socket, file) = bind(&path, 0o600).expect("bind");
+        fs::remove_file(&path).expect("remove");
+        let _theirs = UnixListener::bind(&path).expect("bind");
+        drop(file);
+        UnixStream::connect(&path).expect("theirs is still there");
+    }
+
+    #[test]
+    fn a_live_socket_moved_aside_by_mistake_is_put_back() {
+        let dir = Scratch::new();
+        let path = dir.path("x");
+        let _live = UnixListener::bind(&path).expect("bind");
+        displace(&path, FileId { device: 0, inode: 0 }).expect("displace");
+        UnixStream::connect(&path).expect("back in its place");
+        assert_eq!(fs::read_dir(dir.root()).expect("dir").count(), 1);
+    }
+}

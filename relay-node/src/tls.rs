@@ -1,0 +1,116 @@
+//! Certificates and keys from their files, and the settings made of them, replaced as a whole.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use relay_tls::{ClientTls, Identity, Material, MaterialError, Pem, ServerTls};
+
+use crate::cli::TlsFiles;
+
+/// What new sessions begin with. Sessions keep what they began with.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) server: ServerTls,
+    pub(crate) client: ClientTls,
+}
+
+/// Why TLS can't be set up: one line that names the file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TlsError(String);
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TlsError {}
+
+impl From<MaterialError> for TlsError {
+    fn from(error: MaterialError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// The present settings of both sides, shared by all routes.
+#[derive(Debug)]
+pub struct Tls {
+    files: Option<TlsFiles>,
+    present: Mutex<Settings>,
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// A file that can't be read or is not what it should be.
+    pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
+        let settings = read(&files)?;
+        Ok(Self { files: Some(files), present: Mutex::new(settings) })
+    }
+
+    /// Of material that is in memory; a reload leaves it as it is.
+    ///
+    /// # Errors
+    /// Material that can't be used.
+    pub fn new(material: &Material, peers: &[Identity]) -> Result<Self, TlsError> {
+        Ok(Self { files: None, present: Mutex::new(settings(material, peers)?) })
+    }
+
+    /// Reads the files again. All of the new set takes effect for new sessions, or none of it.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load); the old set stays.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        if let Some(files) = &self.files {
+            let new = read(files)?;
+            *self.present.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn present(&self) -> Settings {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn read(files: &TlsFiles) -> Result<Settings, TlsError> {
+    let (cert, key, ca) =
+        (PemFile::read(&files.cert)?, PemFile::read(&files.key)?, PemFile::read(&files.ca)?);
+    let mut material = Material::from_pem(cert.pem(), key.pem(), ca.pem())?;
+    if let Some(crl) = &files.crl {
+        material = material.with_crls(PemFile::read(crl)?.pem())?;
+    }
+    let settings = settings(&material, &files.peers)?;
+    let leaf = material.leaf();
+    log::info!(identity:% = leaf, not_after = leaf.not_after_text().as_str(); "certificate loaded");
+    Ok(settings)
+}
+
+fn settings(material: &Material, peers: &[Identity]) -> Result<Settings, TlsError> {
+    Ok(Settings {
+        server: ServerTls::builder(material).peers(peers.iter().cloned()).build()?,
+        client: ClientTls::builder(material).peers(peers.iter().cloned()).build()?,
+    })
+}
+
+struct PemFile {
+    name: String,
+    bytes: Vec<u8>,
+}
+
+impl PemFile {
+    fn read(path: &Path) -> Result<Self, TlsError> {
+        let name = path.display().to_string();
+        match fs::read(path) {
+            Ok(bytes) => Ok(Self { name, bytes }),
+            Err(e) => Err(TlsError(format!("{name}: {e}"))),
+        }
+    }
+
+    fn pem(&self) -> Pem<'_> {
+        Pem { file: &self.name, bytes: &self.bytes }
+    }
+}

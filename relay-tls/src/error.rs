@@ -1,0 +1,111 @@
+//! Errors of configuration: one clear line each, with the file and the line that is wrong.
+
+use core::fmt;
+
+/// What is wrong with a file of certificates, keys or revocation lists.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MaterialError {
+    pub(crate) file: String,
+    pub(crate) line: Option<usize>,
+    pub(crate) problem: Problem,
+}
+
+impl MaterialError {
+    pub(crate) fn new(file: &str, line: impl Into<Option<usize>>, problem: Problem) -> Self {
+        Self { file: file.to_owned(), line: line.into(), problem }
+    }
+
+    /// The file's label, as it was given.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// The line, counted from 1, where there is one to point at.
+    #[must_use]
+    pub fn line(&self) -> Option<usize> {
+        self.line
+    }
+}
+
+/// The kinds of trouble; their words are in [`fmt::Display`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Problem {
+    Empty { expected: &'static str },
+    NoPem { expected: &'static str },
+    Unexpected { expected: &'static str, found: String },
+    BadMarker,
+    Truncated { found: String },
+    BadBase64 { found: String },
+    Encrypted,
+    BadCertificate { reason: String },
+    BadKey { reason: String },
+    BadList { reason: String },
+    OtherKey { certificate: String },
+    Unusable { reason: String },
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty { expected } => write!(f, "expected {expected}, the file is empty"),
+            Self::NoPem { expected } => {
+                write!(f, "expected {expected}, found no PEM block (no line starts with -----BEGIN)")
+            }
+            Self::Unexpected { expected, found } => write!(f, "expected {expected}, found {found}"),
+            Self::BadMarker => f.write_str("malformed -----BEGIN line"),
+            Self::Truncated { found } => write!(f, "the {found} block has no -----END {found}----- line"),
+            Self::BadBase64 { found } => write!(f, "the {found} block is not valid base64"),
+            Self::Encrypted => f.write_str(
+                "the private key is encrypted; decrypt it with: openssl pkey -in FILE -out NEW_FILE",
+            ),
+            Self::BadCertificate { reason } => write!(f, "not a usable certificate: {reason}"),
+            Self::BadKey { reason } => write!(f, "not a usable private key: {reason}"),
+            Self::BadList { reason } => write!(f, "not a usable certificate revocation list: {reason}"),
+            Self::OtherKey { certificate } => {
+                write!(f, "the private key does not belong to the certificate in {certificate}")
+            }
+            Self::Unusable { reason } => f.write_str(reason),
+        }
+    }
+}
+
+impl fmt::Display for MaterialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}:{line}: {}", self.file, self.problem),
+            None => write!(f, "{}: {}", self.file, self.problem),
+        }
+    }
+}
+
+impl core::error::Error for MaterialError {}
+
+/// Why no session could be started as a client.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum CodecError {
+    /// The host dialed is neither a DNS name nor an IP address, so no certificate can be for it.
+    InvalidHost {
+        /// As it was given.
+        host: String,
+    },
+    /// The TLS library could not start a session.
+    Setup {
+        /// Its words.
+        reason: String,
+    },
+}
+
+impl fmt::Display for CodecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InvalidHost { host } => {
+                write!(f, "{host:?} is neither a DNS name nor an IP address that a certificate could name")
+            }
+            Self::Setup { reason } => write!(f, "could not start a TLS session: {reason}"),
+        }
+    }
+}
+
+impl core::error::Error for CodecError {}

@@ -1,0 +1,226 @@
+//! A peer that has the keys and breaks the rules (RFC 8446 section 5).
+
+use relay_core::codec::{Codec, Frame, Opened};
+use relay_core::error::Failure;
+
+use super::pki::Pair;
+use super::stream::secured;
+use super::wire::{Cut, End, carry};
+use crate::DataPath;
+
+const OURS: (DataPath, DataPath) = (DataPath::InPlace, DataPath::InPlace);
+
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+const DATA: u8 = 23;
+
+/// A secured pair; what `forger` makes, `victim` opens.
+struct Scene {
+    forger: End,
+    victim: End,
+}
+
+impl Scene {
+    fn new(pair: &Pair, victim_is_client: bool) -> Self {
+        let (client, server) = secured(pair, OURS, 1 << 20);
+        if victim_is_client {
+            Self { forger: server, victim: client }
+        } else {
+            Self { forger: client, victim: server }
+        }
+    }
+
+    fn forge(&mut self, kind: u8, bytes: &[u8], padding: usize) -> &mut Self {
+        let record = self.forger.codec.forge(kind, bytes, padding);
+        self.victim.incoming.extend(record);
+        self.victim.open();
+        self
+    }
+
+    /// The victim ended the session, said so to the forger, and has words for it.
+    #[track_caller]
+    fn ended(&mut self, alert: u8, words: &str) {
+        assert_eq!(self.victim.failure, Some(Failure::Protocol));
+        let text = self.victim.codec.error_text().unwrap();
+        assert!(text.contains(words), "{text}");
+        self.victim.flush_control(&mut Cut::Whole);
+        carry(&mut self.victim, &mut self.forger, &mut Cut::Whole);
+        assert_eq!(self.forger.failure, Some(Failure::Alert(alert)), "{words}");
+    }
+
+    #[track_caller]
+    fn goes_on(&mut self) {
+        self.forge(DATA, b"fine", 0);
+        assert_eq!(self.victim.failure, None, "{:?}", self.victim.codec.error_text());
+        assert!(self.victim.received.ends_with(b"fine"));
+    }
+}
+
+#[test]
+fn what_has_no_place_ends_the_session() {
+    let pair = Pair::new();
+    let update = [24, 0, 0, 1, 0];
+    let cases: &[(u8, &[u8], u8, &str)] = &[
+        (0, b"", 10, "nothing but padding"),
+        (20, &[1], 10, "a type that has no place here (20)"),
+        (24, b"heartbeat", 10, "a type that has no place here (24)"),
+        (0xff, b"x", 10, "a type that has no place here (255)"),
+        (ALERT, b"", 50, "malformed alert"),
+        (ALERT, &[1], 50, "malformed alert"),
+        (ALERT, &[1, 0, 1, 0], 50, "malformed alert"),
+        (HANDSHAKE, b"", 10, "an empty handshake record"),
+        (HANDSHAKE, &[1, 0, 0, 1, 0], 10, "no place here (type 1)"),
+        (HANDSHAKE, &[13, 0, 0, 1, 0], 10, "no place here (type 13)"),
+        (HANDSHAKE, &[20, 0, 0, 32], 10, "no place here (type 20)"),
+        (HANDSHAKE, &[24, 0, 0, 0], 50, "impossible length"),
+        (HANDSHAKE, &[24, 0, 0, 2, 0, 0], 50, "impossible length"),
+        (HANDSHAKE, &[24, 0, 0, 1, 2], 47, "malformed key update"),
+        (HANDSHAKE, &[update, update].concat(), 10, "behind a key update"),
+    ];
+    for victim_is_client in [true, false] {
+        for (kind, bytes, alert, words) in cases {
+            let mut scene = Scene::new(&pair, victim_is_client);
+            scene.goes_on();
+            scene.forge(*kind, bytes, 0).ended(*alert, words);
+        }
+    }
+}
+
+#[test]
+fn tickets_are_skipped_by_clients_and_refused_by_servers() {
+    let pair = Pair::new();
+    let ticket = |length: usize| [&[4], &(length as u32).to_be_bytes()[1..], &vec![7; length]].concat();
+    let mut scene = Scene::new(&pair, true);
+    scene.forge(HANDSHAKE, &ticket(200), 0).goes_on();
+    scene.forge(HANDSHAKE, &[ticket(1), ticket(2), ticket(3)].concat(), 9).goes_on();
+    // Over many records, with a key update at the end of the last.
+    let mut long = ticket(40_000);
+    long.extend([24, 0, 0, 1, 1]);
+    for piece in long.chunks(2000) {
+        scene.forge(HANDSHAKE, piece, 0);
+    }
+    assert_eq!(scene.victim.failure, None);
+    // The header itself over many records.
+    let mut scene = Scene::new(&pair, true);
+    for byte in ticket(3) {
+        scene.forge(HANDSHAKE, &[byte], 0);
+    }
+    scene.goes_on();
+    let mut scene = Scene::new(&pair, true);
+    scene.forge(HANDSHAKE, &ticket(0), 0).ended(50, "impossible length");
+    let mut scene = Scene::new(&pair, true);
+    scene.forge(HANDSHAKE, &[4, 3, 0, 0], 0).ended(50, "impossible length");
+    let mut scene = Scene::new(&pair, false);
+    scene.forge(HANDSHAKE, &ticket(200), 0).ended(10, "no place here (type 4)");
+}
+
+#[test]
+fn a_message_is_not_interrupted() {
+    let pair = Pair::new();
+    for (kind, bytes) in [(DATA, &b"x"[..]), (DATA, b""), (ALERT, &[1, 0]), (ALERT, &[2, 40])] {
+        for part in [&[24][..], &[24, 0, 0], &[24, 0, 0, 1]] {
+            let mut scene = Scene::new(&pair, false);
+            scene.forge(HANDSHAKE, part, 0);
+            assert_eq!(scene.victim.failure, None);
+            scene.forge(kind, bytes, 0).ended(10, "interrupted a handshake message");
+            assert!(scene.victim.received.is_empty());
+        }
+    }
+}
+
+#[test]
+fn padding_is_taken_off_and_sizes_are_kept() {
+    let pair = Pair::new();
+    let mut scene = Scene::new(&pair, true);
+    scene.forge(DATA, b"padded", 1000).forge(DATA, b"ends in zeros\0\0", 1).forge(DATA, &[0; 3], 0);
+    assert_eq!(scene.victim.received, b"paddedends in zeros\0\0\0\0\0");
+    scene.forge(DATA, &[1; 16384], 0).forge(DATA, b"x", 16383);
+    assert_eq!(scene.victim.received.len(), 24 + 16384 + 1);
+    // One more than section 5.4 allows, though its ciphertext fits section 5.2.
+    scene.forge(DATA, &[1; 16385], 0).ended(22, "holds too much");
+    let mut scene = Scene::new(&pair, true);
+    scene.forge(DATA, b"x", 16384).ended(22, "holds too much");
+    let mut scene = Scene::new(&pair, true);
+    scene.forge(0, b"", 100).ended(10, "nothing but padding");
+}
+
+#[test]
+fn floods_without_data_are_bounded() {
+    let pair = Pair::new();
+    let kinds: [(u8, &[u8]); 3] = [(DATA, b""), (ALERT, &[1, 90]), (HANDSHAKE, &[4, 0, 0, 1, 0])];
+    for (kind, bytes) in kinds {
+        let mut scene = Scene::new(&pair, true);
+        for _ in 0..3 {
+            for _ in 0..32 {
+                scene.forge(kind, bytes, 0);
+            }
+            scene.goes_on();
+        }
+        for _ in 0..33 {
+            scene.forge(kind, bytes, 0);
+        }
+        scene.ended(10, "too many records without data");
+    }
+}
+
+#[test]
+fn alerts_are_told_apart() {
+    let pair = Pair::new();
+    for (bytes, failure, closed) in [
+        ([1, 0], None, true),
+        ([2, 0], None, true),
+        ([1, 90], None, false),
+        ([2, 48], Some(Failure::Alert(48)), false),
+        ([1, 48], Some(Failure::Alert(48)), false),
+        ([9, 199], Some(Failure::Alert(199)), false),
+    ] {
+        let mut scene = Scene::new(&pair, true);
+        scene.forge(ALERT, &bytes, 3);
+        assert_eq!((scene.victim.failure, scene.victim.closed), (failure, closed), "{bytes:?}");
+        if failure.is_some() {
+            assert_eq!(scene.victim.codec.control_pending(), 0, "an alert is not answered");
+        }
+    }
+    let mut scene = Scene::new(&pair, true);
+    scene.forge(ALERT, &[2, 48], 0);
+    assert_eq!(scene.victim.codec.error_text(), Some("peer rejected our certificate: alert unknown_ca(48)"));
+}
+
+/// Who has said that it sends no more sends no alert either (RFC 8446 section 6.1).
+#[test]
+fn no_alert_after_our_own_end() {
+    let pair = Pair::new();
+    let mut scene = Scene::new(&pair, true);
+    scene.victim.close = true;
+    scene.victim.flush(&mut Cut::Whole);
+    scene.forge(20, &[1], 0);
+    assert_eq!(scene.victim.failure, Some(Failure::Protocol));
+    assert_eq!(scene.victim.codec.control_pending(), 0);
+}
+
+#[test]
+fn frame_is_exact() {
+    let pair = Pair::new();
+    let mut scene = Scene::new(&pair, true);
+    let record = scene.forger.codec.forge(DATA, &[5; 100], 0);
+    for length in 0..record.len() {
+        let need = if length < 5 { 5 } else { record.len() };
+        assert_eq!(scene.victim.codec.frame(&record[..length]), Ok(Frame::Partial { need }));
+    }
+    let whole = Frame::Whole { wire: record.len(), payload: 100 };
+    let two = [record.clone(), record.clone()].concat();
+    assert_eq!(scene.victim.codec.frame(&record), Ok(whole));
+    assert_eq!(scene.victim.codec.frame(&two), Ok(whole));
+    let mut opened = record.clone();
+    assert_eq!(scene.victim.codec.open(&mut opened), Ok(Opened::Data(5..105)));
+    assert_eq!(opened[5..105], [5; 100]);
+}
+
+/// An idle session is small: the handshake's buffers are gone.
+#[test]
+fn what_remains_after_the_handshake_is_small() {
+    let records = size_of::<crate::records::Records>();
+    let codec = size_of::<crate::TlsCodec>();
+    assert!(records <= 2048, "{records}");
+    assert!(codec <= 256, "{codec}");
+}
