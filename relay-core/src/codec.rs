@@ -83,7 +83,8 @@ pub enum Sealed {
 /// - wire bytes leave in the order in which they were made: records as they were sealed, control
 ///   bytes after every record sealed before [`take_control`](Self::take_control) and before any
 ///   sealed later;
-/// - after an error from any method nothing but `take_control` is called.
+/// - after an error from any method but [`transport_eof`](Self::transport_eof) nothing but
+///   `take_control` is called; a peer that only stopped sending may still be sent to.
 pub trait Codec {
     /// Constant over the codec's life.
     fn layout(&self) -> Layout;

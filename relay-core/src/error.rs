@@ -45,6 +45,28 @@ pub enum Failure {
     Os(i32),
 }
 
+impl Failure {
+    /// Whether the connection itself is dead: nothing can be sent or received on it any more, and
+    /// what the kernel still holds for it goes nowhere.
+    #[must_use]
+    pub const fn is_of_transport(self) -> bool {
+        match self {
+            Self::Reset
+            | Self::BrokenPipe
+            | Self::TimedOut
+            | Self::Refused
+            | Self::NotFound
+            | Self::Unreachable
+            | Self::Denied
+            | Self::Busy
+            | Self::Exhausted
+            | Self::WriteZero
+            | Self::Os(_) => true,
+            Self::Truncated | Self::Protocol | Self::Rejected | Self::Alert(_) | Self::KeyExhausted => false,
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = match self {

@@ -29,7 +29,7 @@ pub(crate) type TransportEnd = Result<(), Failure>;
 pub(crate) struct Inbound {
     queue: Queue,
     /// Opened payloads, as places in the queue's filled part.
-    payloads: VecDeque<Range<usize>>,
+    pub(crate) payloads: VecDeque<Range<usize>>,
     /// How much of the filled part is opened.
     opened: usize,
     /// The transport's end of file or failure, until all before it is opened.
@@ -185,7 +185,7 @@ pub(crate) struct Outbound {
     queue: Queue,
     /// Where records end, counted from the front of the queue, and the plaintext in them. Empty for
     /// a transparent layout, where a byte is a byte.
-    marks: VecDeque<(usize, usize)>,
+    pub(crate) marks: VecDeque<(usize, usize)>,
 }
 
 impl Outbound {

@@ -163,6 +163,9 @@ pub enum Close {
     /// Something may be missing: the peer must not take what it got for the whole. Reset it, once
     /// the kernel has delivered what it was given.
     Reset,
+    /// The same, but the connection is dead already: close it and wait for nothing. The kernel keeps
+    /// counting bytes as undelivered that it has given up (tcp(7), SIOCOUTQ after a reset).
+    Dead,
 }
 
 /// How one direction went.
@@ -229,6 +232,8 @@ pub struct Session {
     /// A write to the leg failed in a way that consumes the socket's pending error; the zero that a
     /// later read returns is then no end of file (tcp(7): the error is reported once).
     doomed: PerLeg<Option<Failure>>,
+    /// The leg's connection is dead.
+    dead: PerLeg<bool>,
     drain_until: Option<Instant>,
     outcome: Option<Outcome>,
 }
@@ -254,6 +259,7 @@ impl Session {
             legs,
             flows: config.capacity.map(Flow::new),
             doomed: PerLeg::both(None),
+            dead: PerLeg::both(false),
             drain_until: None,
             outcome: None,
         }
@@ -351,6 +357,7 @@ impl Session {
     }
 
     fn on_read_failed(&mut self, leg: Leg, failure: Failure) {
+        self.dead[leg] |= failure.is_of_transport();
         if self.legs[leg] == Reach::Up {
             self.flows[leg].apply(Event::SourceFailed, Some(EndReason::SourceFailed(failure)));
         } else {
@@ -359,6 +366,7 @@ impl Session {
     }
 
     fn on_write_failed(&mut self, now: Instant, leg: Leg, failure: Failure) {
+        self.dead[leg] |= failure.is_of_transport();
         if self.legs[leg] != Reach::Up {
             return self.give_up(EndReason::SetupFailed(leg, failure));
         }
@@ -419,7 +427,13 @@ impl Session {
         };
         let close = |leg: Leg| {
             let complete = self.flows[leg.other()].phase() == Phase::Shut;
-            if complete || self.legs[leg] != Reach::Up { Close::Orderly } else { Close::Reset }
+            if complete || self.legs[leg] != Reach::Up {
+                Close::Orderly
+            } else if self.dead[leg] {
+                Close::Dead
+            } else {
+                Close::Reset
+            }
         };
         self.outcome = Some(Outcome {
             flows: PerLeg::new(end(&self.flows.front), end(&self.flows.back)),

@@ -8,17 +8,28 @@ use std::time::Duration;
 use proptest::prelude::*;
 use relay_core::Instant;
 use relay_core::admission::{Gate, Limits, ListenerId, Order, Peers};
-use relay_core::testing::admission::{GateScene, Mutant, OrderScene, explore};
+use relay_core::testing::admission::{DialScene, GateScene, LingerScene, Mutant, OrderScene, Scene, explore};
 
 #[test]
 fn every_reachable_state_keeps_every_rule() {
-    match explore(GateScene::new(Mutant::None)) {
-        Ok(states) => println!("gate: {states} states"),
-        Err((rule, detail)) => panic!("{rule:?}: {detail}"),
+    println!("{}", show("gate", GateScene::new(Mutant::None)));
+    println!("{}", show("gate, calm", GateScene::calm(Mutant::None)));
+    println!("{}", show("order", OrderScene::new(Mutant::None)));
+    for seed in 0..16 {
+        if let Err(violation) = explore(DialScene::new(seed)) {
+            panic!("{violation}");
+        }
     }
-    match explore(OrderScene::new(Mutant::None)) {
-        Ok(states) => println!("order: {states} states"),
-        Err((rule, detail)) => panic!("{rule:?}: {detail}"),
+    for unsent in [2, 20] {
+        println!("{}", show("linger", LingerScene::new(unsent)));
+    }
+}
+
+fn show(name: &str, scene: impl Scene) -> String {
+    let start = std::time::Instant::now();
+    match explore(scene) {
+        Ok(states) => format!("{name:10} {states:7} states {:6.2} s", start.elapsed().as_secs_f64()),
+        Err(violation) => panic!("{violation}"),
     }
 }
 
@@ -31,8 +42,8 @@ fn every_mutant_is_noticed() {
         Mutant::StrangersKeepOutKnown,
         Mutant::AcceptsAfterStop,
     ] {
-        let (rule, _) = explore(GateScene::new(mutant)).expect_err(&format!("{mutant:?} passes"));
-        println!("{mutant:?}: {rule:?}");
+        let violation = explore(GateScene::new(mutant)).expect_err(&format!("{mutant:?} passes"));
+        println!("{mutant:?}: {:?}", violation.rule);
     }
     for mutant in [
         Mutant::WaitsForStrangers,
@@ -41,8 +52,8 @@ fn every_mutant_is_noticed() {
         Mutant::WindowPerFollower,
         Mutant::WindowOfTheFirst,
     ] {
-        let (rule, _) = explore(OrderScene::new(mutant)).expect_err(&format!("{mutant:?} passes"));
-        println!("{mutant:?}: {rule:?}");
+        let violation = explore(OrderScene::new(mutant)).expect_err(&format!("{mutant:?} passes"));
+        println!("{mutant:?}: {:?}", violation.rule);
     }
 }
 
@@ -105,6 +116,8 @@ impl Kernel {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn everybody_is_served_in_the_end(
         life in prop::collection::vec(happens(), 1..200),

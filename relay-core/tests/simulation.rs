@@ -1,32 +1,39 @@
-//! Simulated connections, thousands per run. `RELAY_SIM_SEED=N` replays one,
-//! `RELAY_SIM_RUNS=N` runs more of them, `RELAY_SIM_FROM=N` says where the seeds begin.
+//! Simulated connections, thousands per run, on every core. `RELAY_SIM_SEED=N` replays one,
+//! `RELAY_SIM_RUNS=N` runs more of them, `RELAY_SIM_FROM=N` says where the seeds begin (a commit's
+//! hash will do: `0x1a2b3c`). A million takes a few minutes with `cargo test --release`.
 #![cfg(feature = "testing")]
 
-use relay_core::testing::sim::{Plan, ToyFamily, run};
+use std::time::Instant;
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
-}
+use relay_core::testing::lane::{LanePlan, lane};
+use relay_core::testing::sim::{CrowdPlan, Plan, Seeds, ToyFamily, crowd, run, tell_all};
+
+const USUAL: u64 = 20_000;
 
 #[test]
 fn every_simulated_connection_keeps_every_rule() {
-    let seeds = match number("RELAY_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => {
-            let from = number("RELAY_SIM_FROM").unwrap_or(0);
-            from..from + number("RELAY_SIM_RUNS").unwrap_or(3000)
-        }
-    };
-    let mut clean = 0;
-    for seed in seeds.clone() {
-        let plan = Plan::new(seed, if seed % 10 == 0 { 300_000 } else { 3000 });
-        match run(&mut ToyFamily, plan) {
-            Ok(summary) => clean += u64::from(summary.outcome.is_clean()),
-            Err(story) => panic!("RELAY_SIM_SEED={seed} replays this: {story}"),
-        }
-    }
+    let (seeds, start) = (Seeds::from_environment(USUAL), Instant::now());
+    let summaries = tell_all(seeds, |seed| run(&mut ToyFamily, Plan::new(seed)));
     // A simulation in which nothing succeeds, or nothing fails, would prove little.
-    let runs = seeds.end - seeds.start;
+    let (runs, clean) = (summaries.len(), summaries.iter().filter(|told| told.outcome.is_clean()).count());
     assert!(runs < 100 || (clean > runs / 10 && clean < runs * 95 / 100), "{clean} of {runs} ended well");
-    println!("{runs} simulated connections, {clean} ended well in both directions");
+    let calls: u64 = summaries.iter().map(|told| told.calls).sum();
+    println!("{runs} connections, {clean} ended well, {calls} calls of the transport, {:?}", start.elapsed());
+}
+
+#[test]
+fn every_connection_over_kernel_pipes_keeps_every_rule() {
+    let (seeds, start) = (Seeds::from_environment(USUAL), Instant::now());
+    let outcomes = tell_all(seeds, |seed| lane(LanePlan::new(seed)));
+    let clean = outcomes.iter().filter(|outcome| outcome.is_clean()).count();
+    println!("{} connections over pipes, {clean} ended well, {:?}", outcomes.len(), start.elapsed());
+}
+
+#[test]
+fn every_crowd_is_served_within_the_limits_and_in_order() {
+    let (seeds, start) = (Seeds::from_environment(USUAL).one_in(20), Instant::now());
+    let summaries = tell_all(seeds, |seed| crowd(&mut ToyFamily, CrowdPlan::new(seed)));
+    let served: usize = summaries.iter().map(|told| told.served).sum();
+    let most = summaries.iter().map(|told| told.most).max();
+    println!("{} crowds, {served} sessions, {most:?} at once, {:?}", summaries.len(), start.elapsed());
 }

@@ -155,9 +155,7 @@ impl Acceptor {
     pub(crate) fn on_commands(&mut self) {
         while let Some(command) = self.server.commands.next() {
             let stop = match command {
-                Command::Drain => {
-                    Stop::Drain { until: self.server.drain_deadline(self.clock.now()) }
-                }
+                Command::Drain => Stop::Drain { until: self.server.drain_deadline(self.clock.now()) },
                 Command::Abort => Stop::Abort,
             };
             self.stop(stop);

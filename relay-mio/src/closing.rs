@@ -40,11 +40,20 @@ impl Closing {
     ) -> Self {
         let legs = PerLeg::new(Leg::Front, Leg::Back).map(|leg| {
             let socket = sockets[leg].take()?;
-            let reset = outcome.is_none_or(|outcome| outcome.close[leg] == Close::Reset);
+            let close = outcome.map_or(Close::Reset, |outcome| outcome.close[leg]);
             // What the peer sent to the end was read to the end; otherwise something may be unread,
             // and closing on top of that destroys what is on its way to the peer.
             let read_to_the_end = outcome.is_some_and(|outcome| outcome.flows[leg].reason.is_clean());
-            if (!reset && read_to_the_end) || !socket::is_tcp(&socket).unwrap_or(false) {
+            let reset = match close {
+                Close::Dead => return None,
+                Close::Orderly if read_to_the_end => return None,
+                Close::Orderly => false,
+                Close::Reset => true,
+            };
+            if !socket::is_tcp(&socket).unwrap_or(false) {
+                if !reset {
+                    refuse_input(&socket);
+                }
                 return None;
             }
             if !reset {
@@ -77,7 +86,12 @@ impl Closing {
 
 impl Leaving {
     fn look(&mut self, now: Instant) -> Option<Instant> {
-        if !self.reset && self.discard() {
+        if !self.reset && discard(&self.socket) {
+            return None;
+        }
+        // The peer's kernel may have answered our last bytes with a reset. Then they go nowhere, and
+        // SIOCOUTQ counts them for ever.
+        if !matches!(self.socket.take_error(), Ok(None)) {
             return None;
         }
         // Whoever can't tell has nothing to wait for.
@@ -87,19 +101,28 @@ impl Leaving {
             Linger::CloseNow => None,
         }
     }
+}
 
-    /// Reads what has come; whether nothing more will.
-    fn discard(&self) -> bool {
-        let mut scratch = [0; SCRATCH];
-        for _ in 0..DISCARDS {
-            match (&self.socket).read(&mut scratch) {
-                Ok(0) => return true,
-                Ok(_) => {}
-                Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
-            }
+/// Reads some of what has come and throws it away; whether nothing more will come.
+fn discard(mut socket: &Socket) -> bool {
+    let mut scratch = [0; SCRATCH];
+    for _ in 0..DISCARDS {
+        match socket.read(&mut scratch) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
         }
-        false
     }
+    false
+}
+
+/// A unix socket that is closed with input unread shows its peer ECONNRESET where the end of file
+/// belongs. After `SHUT_RD` no more can come in (the peer's writes fail with EPIPE), so what is
+/// there can be read to its end.
+fn refuse_input(socket: &Socket) {
+    // The peer may be gone: then there is nobody to be kind to.
+    let _ = socket.shutdown(Shutdown::Read);
+    while !discard(socket) {}
 }
 
 impl Drop for Leaving {
@@ -110,5 +133,50 @@ impl Drop for Leaving {
         {
             log::warn!("could not reset a connection: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    /// A peer that was killed: its kernel sends a FIN, and a reset for whatever comes after.
+    #[test]
+    fn nothing_is_waited_for_once_the_peer_has_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let mut ours = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let (peer, _) = listener.accept().expect("accept");
+        ours.set_nonblocking(true).expect("flag");
+        let chunk = [0; 1 << 16];
+        while ours.write(&chunk).is_ok() {}
+        drop(peer); // with unread input: a reset
+        let lingering = Lingering::new(Instant::ZERO);
+        let mut leaving = Leaving { socket: ours.into(), lingering, reset: true };
+        let start = std::time::Instant::now();
+        // at one moment of the clock it is given: no stall can be the reason
+        while leaving.look(Instant::ZERO).is_some() {
+            assert!(start.elapsed() < std::time::Duration::from_secs(10), "it is waited for");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+    #[test]
+    fn a_unix_peer_sees_the_end_of_file_though_it_was_still_uploading() {
+        use std::io::ErrorKind;
+        use std::os::unix::net::UnixStream;
+        let (ours, mut peer) = UnixStream::pair().expect("pair");
+        peer.set_nonblocking(true).expect("flag");
+        while peer.write(&[0; 1000]).is_ok() {}
+        peer.set_nonblocking(false).expect("flag");
+        let ours = Socket::from(ours);
+        ours.set_nonblocking(true).expect("flag");
+        (&ours).write_all(b"answer").expect("taken");
+        refuse_input(&ours);
+        assert_eq!(peer.write(b"more").expect_err("refused").kind(), ErrorKind::BrokenPipe);
+        drop(ours);
+        let mut answer = Vec::new();
+        peer.read_to_end(&mut answer).expect("an orderly end");
+        assert_eq!(answer, b"answer");
     }
 }

@@ -104,8 +104,7 @@ impl EventLoop {
             .into_iter()
             .flatten()
             .min();
-        let timeout =
-            if busy { Some(Duration::ZERO) } else { deadline.map(|at| at.since(self.clock.now())) };
+        let timeout = if busy { Some(Duration::ZERO) } else { deadline.map(|at| at.since(self.clock.now())) };
         match self.poll.poll(events, timeout) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

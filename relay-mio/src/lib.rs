@@ -48,8 +48,8 @@ pub struct Mio {
 }
 
 impl Mio {
-    /// So many loops, each in a thread of its own. The default is as many as there are processors
-    /// to run on.
+    /// So many loops, each in a thread of its own, unless a server says otherwise. The default is as
+    /// many as there are processors to run on.
     #[must_use]
     pub fn with_threads(threads: NonZeroUsize) -> Self {
         Self { threads: Some(threads), counters: Arc::default() }
@@ -61,8 +61,8 @@ impl Mio {
         Arc::clone(&self.counters)
     }
 
-    fn threads(&self) -> usize {
-        self.threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+    fn threads(&self, wished: Option<NonZeroUsize>) -> usize {
+        wished.or(self.threads).or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
     }
 }
 
@@ -114,18 +114,11 @@ impl Runtime for Mio {
         let observer = Arc::clone(&server.observer);
         let mut parts =
             vec![Parts::new(0, clock, to_acceptor.local_sender(), Arc::clone(&observer), first, None)?];
-        for number in 1..self.threads() {
+        for number in 1..self.threads(server.threads) {
             let poll = poller()?;
             let waker = waker(&poll)?;
             let to_acceptor = to_acceptor.sender();
-            parts.push(Parts::new(
-                number,
-                clock,
-                to_acceptor,
-                Arc::clone(&observer),
-                poll,
-                Some(waker),
-            )?);
+            parts.push(Parts::new(number, clock, to_acceptor, Arc::clone(&observer), poll, Some(waker))?);
         }
         let (mut loops, mut desks) = (Vec::new(), Vec::new());
         for Parts { poll, worker, desk } in parts {

@@ -66,6 +66,8 @@ pub(crate) struct Live {
     stranger: bool,
     /// From when Back is wanted until it is connected.
     dial: Option<Box<Dial>>,
+    /// The operator drains.
+    draining: bool,
 }
 
 /// Registers a socket for both kinds of edges, once and for good.
@@ -78,7 +80,7 @@ fn register(registry: &Registry, socket: &Socket, id: Id, leg: Leg) -> Result<()
 
 impl Live {
     /// A session for a connection just accepted; it is to be pumped at once.
-    pub(crate) fn new(accepted: Accepted, id: Id, cx: &mut Context) -> Self {
+    pub(crate) fn new(accepted: Accepted, id: Id, cx: &Context) -> Self {
         let Accepted { socket, peer, plan, place, at } = accepted;
         let relay = Relay::new(*plan.config(), plan.front_codec(), at);
         let registered = register(&cx.registry, &socket, id, Leg::Front);
@@ -94,6 +96,7 @@ impl Live {
             born: at,
             place: Some(place),
             dial: None,
+            draining: false,
         };
         if let Err(failure) = registered {
             live.relay.setup_failed(cx.clock.now(), Leg::Front, failure);
@@ -102,7 +105,7 @@ impl Live {
     }
 
     /// Bytes have come, or there is room for some, or something is wrong: the pump will find out.
-    pub(crate) fn on_edge(&mut self, leg: Leg, edge: Ready, cx: &mut Context) {
+    pub(crate) fn on_edge(&mut self, leg: Leg, edge: Ready, cx: &Context) {
         if let (Leg::Back, Some(dial)) = (leg, &mut self.dial) {
             if edge.writable && dial.under_way.is_some() {
                 self.on_dialed(cx);
@@ -114,7 +117,7 @@ impl Live {
     }
 
     /// Whatever timer is due fires.
-    pub(crate) fn on_time(&mut self, now: Instant, cx: &mut Context) {
+    pub(crate) fn on_time(&mut self, now: Instant, cx: &Context) {
         self.relay.handle_timeout(now);
         if let Some(dial) = &mut self.dial {
             dial.dialer.handle_timeout(now);
@@ -124,6 +127,13 @@ impl Live {
 
     pub(crate) fn stop(&mut self, now: Instant, stop: Stop) {
         self.relay.stop(now, stop);
+        self.draining = true;
+        if let Some(dial) = &mut self.dial {
+            dial.dialer.drain();
+            if let Some(failure) = dial.dialer.given_up() {
+                self.relay.setup_failed(now, Leg::Back, failure);
+            }
+        }
     }
 
     /// When [`on_time`](Self::on_time) is next to be called.
@@ -145,7 +155,10 @@ impl Live {
             && self.dial.is_none()
             && let Some(place) = self.place
         {
-            let dialer = Dialer::new(self.plan.backend().addresses(), cx.seed());
+            let mut dialer = Dialer::new(self.plan.backend().addresses(), cx.seed());
+            if self.draining {
+                dialer.drain();
+            }
             self.dial = Some(Box::new(Dial { dialer, may: false, under_way: None }));
             cx.acceptor.send(ToAcceptor::Ready { worker: cx.number, id: self.id, place });
         }
@@ -179,7 +192,7 @@ impl Live {
 /// Dialing.
 impl Live {
     /// Its turn to be dialed has come.
-    pub(crate) fn may_dial(&mut self, cx: &mut Context) {
+    pub(crate) fn may_dial(&mut self, cx: &Context) {
         if let Some(dial) = &mut self.dial {
             dial.may = true;
             self.try_dial(cx);
@@ -187,7 +200,7 @@ impl Live {
     }
 
     /// Tries addresses until one is connected or being connected, or there is a pause to make.
-    fn try_dial(&mut self, cx: &mut Context) {
+    fn try_dial(&mut self, cx: &Context) {
         while let Some(dial) = &mut self.dial
             && dial.may
             && self.relay.wants_connect()
@@ -213,7 +226,7 @@ impl Live {
     }
 
     /// The socket that is being connected became writable.
-    fn on_dialed(&mut self, cx: &mut Context) {
+    fn on_dialed(&mut self, cx: &Context) {
         let Some(socket) = self.dial.as_mut().and_then(|dial| dial.under_way.take()) else { return };
         match socket::finish_connect(&socket) {
             Ok(true) => self.connected(socket, cx),
@@ -230,7 +243,7 @@ impl Live {
         }
     }
 
-    fn connected(&mut self, socket: Socket, cx: &mut Context) {
+    fn connected(&mut self, socket: Socket, cx: &Context) {
         if !self.relay.wants_connect() {
             return; // closed meanwhile
         }
@@ -249,7 +262,7 @@ impl Live {
         self.leave(cx);
     }
 
-    fn dial_failed(&mut self, failure: Failure, cx: &mut Context) {
+    fn dial_failed(&mut self, failure: Failure, cx: &Context) {
         let Some(dial) = &mut self.dial else { return };
         let now = cx.clock.now();
         if failure == Failure::Exhausted {
@@ -263,7 +276,7 @@ impl Live {
     }
 
     /// Those behind it need not wait for it any more.
-    fn leave(&mut self, cx: &mut Context) {
+    fn leave(&mut self, cx: &Context) {
         if let Some(place) = self.place.take() {
             cx.acceptor.send(ToAcceptor::Left(place));
         }

@@ -89,20 +89,13 @@ pub(crate) enum ToWorker {
 #[derive(Debug)]
 pub(crate) enum ToAcceptor {
     /// The session, at this worker, may be dialed as far as its front is concerned.
-    Ready {
-        worker: usize,
-        id: Id,
-        place: Place,
-    },
+    Ready { worker: usize, id: Id, place: Place },
     /// The session is connected or closed: those behind it need not wait for it.
     Left(Place),
     /// The session's front proved who it is.
     Authenticated,
     /// The session's descriptors are free; it was a stranger's to the end or not.
-    Closed {
-        worker: usize,
-        stranger: bool,
-    },
+    Closed { worker: usize, stranger: bool },
     /// There was no descriptor for a backend.
     Exhausted,
     /// The worker's poller failed, and the worker is no more.

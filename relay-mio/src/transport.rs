@@ -22,11 +22,14 @@ impl Sockets {
 }
 
 fn sorted<T>(result: io::Result<T>) -> Result<T, TryError> {
-    result.map_err(|error| match error.kind() {
-        ErrorKind::WouldBlock => TryError::WouldBlock,
-        ErrorKind::Interrupted => TryError::Interrupted,
-        // the list of kinds grows with every release
-        _ => TryError::Failed(failure(&error)),
+    result.map_err(|error| {
+        if error.kind() == ErrorKind::WouldBlock {
+            TryError::WouldBlock
+        } else if error.kind() == ErrorKind::Interrupted {
+            TryError::Interrupted
+        } else {
+            TryError::Failed(failure(&error))
+        }
     })
 }
 

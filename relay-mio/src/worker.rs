@@ -144,7 +144,7 @@ impl Worker {
         let Ok(slot) = u32::try_from(entry.key()) else { return }; // no process has 2^32 sockets
         let id = Id { slot, generation: self.next_generation };
         self.next_generation = self.next_generation.wrapping_add(1);
-        let state = State::Live(Box::new(Live::new(accepted, id, &mut self.cx)));
+        let state = State::Live(Box::new(Live::new(accepted, id, &self.cx)));
         entry.insert(Slot { id, armed: Armed::default(), queued: true, state });
         self.queue.push_back(id);
     }

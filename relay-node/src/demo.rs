@@ -300,13 +300,15 @@ mod tests {
     #[test]
     fn a_loop_that_does_not_do_its_part_fails_the_demo_with_a_clear_line() {
         let failures = [run(&Broken, &SMALL), run(&Closed, &SMALL), run(&Dropping, &SMALL)];
+        // A client may be a moment earlier or later than the loop's misdeed.
+        let client = ["the source's node can't be reached", "the order was not taken", "at the client, "];
         for (failure, says) in failures.into_iter().zip([
-            "a node could not make a poller: no such thing",
-            "the source's node can't be reached",
-            "at the client, ",
+            &["a node could not make a poller: no such thing"][..],
+            &client,
+            &client,
         ]) {
             let message = failure.expect_err("the demo noticed");
-            assert!(message.contains(says) && !message.contains('\n'), "{message}");
+            assert!(says.iter().any(|says| message.contains(says)) && !message.contains('\n'), "{message}");
         }
     }
 }

@@ -8,9 +8,12 @@
 //! RFC 4007 section 11) or a name. PORT 0 means "any" and makes sense for a listener only.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+pub use relay_migration::Host;
+use relay_migration::Invalid;
 
 /// Bytes a unix socket's path or abstract name may have: unix(7) gives `sun_path` 108 bytes, of
 /// which one is the terminating NUL of a path, or the leading NUL of an abstract name.
@@ -48,24 +51,14 @@ impl Endpoint {
     }
 }
 
-/// A host and a port, the host possibly a name.
+/// A host and a port, the host possibly a name. `Display` writes an IPv6 address in brackets; the host's
+/// own does not, as a certificate check or a name lookup wants it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct HostPort {
     /// The host.
     pub host: Host,
     /// The port; 0 lets the kernel choose.
     pub port: u16,
-}
-
-/// A host as written.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Host {
-    /// An IPv4 address.
-    V4(Ipv4Addr),
-    /// An IPv6 address, with its zone (an interface's name or number) if one was given.
-    V6(Ipv6Addr, Option<String>),
-    /// A name to be looked up.
-    Name(String),
 }
 
 impl From<SocketAddr> for HostPort {
@@ -98,18 +91,6 @@ impl fmt::Display for HostPort {
         match &self.host {
             Host::V6(..) => write!(f, "[{}]:{}", self.host, self.port),
             Host::V4(_) | Host::Name(_) => write!(f, "{}:{}", self.host, self.port),
-        }
-    }
-}
-
-/// Without brackets: as a certificate check or a name lookup wants it.
-impl fmt::Display for Host {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::V4(address) => address.fmt(f),
-            Self::V6(address, None) => address.fmt(f),
-            Self::V6(address, Some(zone)) => write!(f, "{address}%{zone}"),
-            Self::Name(name) => f.write_str(name),
         }
     }
 }
@@ -222,25 +203,12 @@ impl FromStr for HostPort {
 }
 
 fn parse_v6(text: &str) -> Result<Host, ParseError> {
-    let (address, zone) = match text.split_once('%') {
-        Some((address, zone)) => (address, Some(zone)),
-        None => (text, None),
-    };
-    let Ok(address) = address.parse() else {
-        return wrong(format!("'{address}' is no IPv6 address, and only those stand in brackets"));
-    };
-    match zone {
-        // IFNAMSIZ is 16 with the NUL; the kernel refuses '/' and white space (dev_valid_name).
-        Some(z)
-            if z.is_empty()
-                || z.len() > 15
-                || z.contains(['/', '%', '['])
-                || z.contains(char::is_whitespace) =>
-        {
-            wrong(format!("'{z}' is no interface; the zone is its name or number, as in [fe80::1%eth0]:PORT"))
+    match text.parse() {
+        Ok(host @ Host::V6(..)) => Ok(host),
+        Ok(Host::V4(_) | Host::Name(_)) => {
+            wrong(format!("'{text}' is no IPv6 address, and only those stand in brackets"))
         }
-        Some(zone) => Ok(Host::V6(address, Some(zone.to_owned()))),
-        None => Ok(Host::V6(address, None)),
+        Err(error) => wrong(error.to_string()),
     }
 }
 
@@ -248,22 +216,7 @@ fn parse_host(text: &str) -> Result<Host, ParseError> {
     if text.is_empty() {
         return wrong("the host is missing; [::] stands for every address of this machine");
     }
-    if let Ok(address) = text.parse() {
-        return Ok(Host::V4(address));
-    }
-    let name = text.strip_suffix('.').unwrap_or(text);
-    let label = |l: &str| {
-        (1..=63).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    // Lengths: RFC 1035 section 2.3.4. Underscores are met in practice.
-    if name.len() > 253 || !name.split('.').all(label) {
-        return wrong(format!("'{text}' is neither an address nor a host name"));
-    }
-    // RFC 1123 section 2.1: a name's last label is not all digits, so this was meant as an address.
-    if name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit())) {
-        return wrong(format!("'{text}' is no IPv4 address; it has four numbers from 0 to 255"));
-    }
-    Ok(Host::Name(text.to_owned()))
+    text.parse().map_err(|error: Invalid| ParseError(error.to_string()))
 }
 
 #[cfg(test)]
@@ -313,7 +266,7 @@ mod tests {
             ("tls:[::1", "not closed"),
             ("tls:[::1]", "port is missing"),
             ("tls:[1.2.3.4]:80", "no IPv6 address"),
-            ("tls:[fe80::1%]:80", "as in [fe80::1%eth0]"),
+            ("tls:[fe80::1%]:80", "as in fe80::1%eth0"),
             ("tls:a b:80", "neither an address nor a host name"),
             ("fd:", "name is empty"),
             ("fd:a:b", "can't be the name"),

@@ -24,12 +24,24 @@ pub fn failure(error: &io::Error) -> Failure {
         Some(libc::EAGAIN) => Failure::Busy,
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Failure::Exhausted,
         Some(number) => Failure::Os(number),
-        // std's own errors, which have no number.
-        None if error.kind() == io::ErrorKind::WriteZero => Failure::WriteZero,
-        None if error.kind() == io::ErrorKind::UnexpectedEof => Failure::Truncated,
-        None => Failure::Os(0),
+        None => KINDS.iter().find(|(kind, _)| *kind == error.kind()).map_or(Failure::Os(0), |(_, f)| *f),
     }
 }
+
+/// Errors without a number: std's own, and those of streams that are no sockets.
+const KINDS: [(io::ErrorKind, Failure); 11] = [
+    (io::ErrorKind::WriteZero, Failure::WriteZero),
+    (io::ErrorKind::UnexpectedEof, Failure::Truncated),
+    (io::ErrorKind::ConnectionReset, Failure::Reset),
+    (io::ErrorKind::ConnectionAborted, Failure::Reset),
+    (io::ErrorKind::BrokenPipe, Failure::BrokenPipe),
+    (io::ErrorKind::TimedOut, Failure::TimedOut),
+    (io::ErrorKind::ConnectionRefused, Failure::Refused),
+    (io::ErrorKind::NotFound, Failure::NotFound),
+    (io::ErrorKind::HostUnreachable, Failure::Unreachable),
+    (io::ErrorKind::PermissionDenied, Failure::Denied),
+    (io::ErrorKind::InvalidData, Failure::Protocol),
+];
 
 /// Whether accept(2) failed for want of descriptors or memory: accepting must pause, and resume by
 /// time as well as when a descriptor is freed, since no readiness event follows.
@@ -83,6 +95,7 @@ mod tests {
             assert_eq!(failure(&io::Error::from_raw_os_error(number)), expected);
         }
         assert_eq!(failure(&io::ErrorKind::WriteZero.into()), Failure::WriteZero);
+        assert_eq!(failure(&io::Error::new(io::ErrorKind::BrokenPipe, "a duplex")), Failure::BrokenPipe);
         assert_eq!(failure(&io::Error::other("x")), Failure::Os(0));
     }
 

@@ -18,8 +18,13 @@ impl Inherited {
     /// started: the environment belongs to the whole process.
     #[must_use]
     pub fn from_env() -> Self {
-        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-        Self { fds: ListenFd::from_env(), names: names.split(':').map(str::to_owned).collect() }
+        let fds = ListenFd::from_env();
+        let names = match std::env::var("LISTEN_FDNAMES") {
+            Ok(names) => names.split(':').map(str::to_owned).collect(),
+            // sd_listen_fds_with_names(3): this is what nameless ones are called
+            Err(_) => vec!["unknown".to_owned(); fds.len()],
+        };
+        Self { fds, names }
     }
 
     /// Nothing inherited.

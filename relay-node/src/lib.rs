@@ -18,6 +18,7 @@
 //! happens is an [`Observer`].
 #![forbid(unsafe_code)]
 
+mod advice;
 pub mod cli;
 pub mod codec;
 pub mod control;
@@ -26,9 +27,12 @@ mod descriptors;
 pub mod endpoint;
 pub mod failure;
 pub mod inherited;
+mod interface;
 pub mod listen;
 pub mod logging;
 pub mod observer;
+mod opening;
+mod place;
 mod program;
 pub mod quantity;
 pub mod resolve;
@@ -39,8 +43,9 @@ mod socket_file;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+mod uri;
 
 pub use codec::NodeCodec;
 pub use observer::{Observer, SessionEnded};
 pub use program::main;
-pub use server::{Plan, Route, Runtime, ServeError, Served, Server};
+pub use server::{Label, Plan, Route, Runtime, ServeError, Served, Server};

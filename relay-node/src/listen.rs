@@ -5,19 +5,28 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
+use relay_migration::SocketPath;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::endpoint::{Endpoint, Host, HostPort};
 use crate::inherited::Inherited;
+use crate::place::Place;
 use crate::resolve;
-use crate::socket::{self, Peer};
+use crate::socket::{self, Peer, TcpOptions};
+pub use crate::socket_file::Rights;
 use crate::socket_file::{self, SocketFile};
 
 /// Connections that may wait to be accepted, unless `net.core.somaxconn` is lower (listen(2)).
 const BACKLOG: i32 = 1024;
 
-/// The mode of a unix socket's file unless told otherwise: its owner may connect, nobody else.
-pub const DEFAULT_SOCKET_MODE: u32 = 0o600;
+/// What a listening socket is to be like, each kind as far as it can be.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct ListenOptions {
+    /// For the file of a `unix:PATH`.
+    pub rights: Rights,
+    /// For what is accepted by TCP.
+    pub tcp: TcpOptions,
+}
 
 /// A non-blocking listening socket. Dropping it closes it and removes its file, if it has one that
 /// is still ours.
@@ -27,8 +36,9 @@ pub struct Listener {
     _file: Option<SocketFile>,
     socket: Socket,
     local: Endpoint,
-    /// Connections may have been made before the options were on the listening socket.
-    inherited_tcp: bool,
+    /// What those that are accepted are to be given. Only for an inherited socket: connections may have
+    /// been made before the options were on it.
+    accepted: Option<TcpOptions>,
 }
 
 impl Listener {
@@ -52,8 +62,8 @@ impl Listener {
     pub fn accept(&self) -> io::Result<(Socket, Peer)> {
         let (socket, address) = self.socket.accept()?;
         socket.set_nonblocking(true)?;
-        if self.inherited_tcp {
-            socket::set_tcp_options(&socket)?;
+        if let Some(options) = self.accepted {
+            options.set(&socket)?;
         }
         Ok((socket, Peer::of(&address)))
     }
@@ -71,32 +81,47 @@ impl AsRawFd for Listener {
     }
 }
 
-/// Binds and listens. `socket_mode` is for the file of a `unix:PATH`. Looks a host name up at once,
-/// which may take a while: not for a loop.
+/// Binds and listens. Looks a host name up at once, which may take a while: not for a loop.
 ///
 /// # Errors
-/// As bind(2) and listen(2). `AddrInUse` also if what is at a unix path is no socket;
+/// As bind(2), chown(2) and listen(2). `AddrInUse` also if what is at a unix path is no socket;
 /// `NotFound` if nothing was inherited under an `fd:` name, or its host name has no address.
-pub fn listen(endpoint: &Endpoint, socket_mode: u32, inherited: &mut Inherited) -> io::Result<Listener> {
+pub fn listen(
+    endpoint: &Endpoint,
+    options: &ListenOptions,
+    inherited: &mut Inherited,
+) -> io::Result<Listener> {
     match endpoint {
-        Endpoint::Unix(path) => {
-            let (socket, file) = socket_file::bind(path, socket_mode)?;
-            socket.listen(BACKLOG)?;
-            Ok(Listener { _file: Some(file), socket, local: endpoint.clone(), inherited_tcp: false })
-        }
+        Endpoint::Unix(path) => listen_unix(socket_file::bind(path, options.rights)?, endpoint.clone()),
         Endpoint::Abstract(name) => {
-            let socket = socket::new(Domain::UNIX)?;
+            let socket = socket::new_unix()?;
             socket.bind(&socket::abstract_address(name)?)?;
             socket.listen(BACKLOG)?;
-            Ok(Listener { _file: None, socket, local: endpoint.clone(), inherited_tcp: false })
+            Ok(Listener { _file: None, socket, local: endpoint.clone(), accepted: None })
         }
-        Endpoint::Tcp(at) => listen_tcp(at, Endpoint::Tcp),
-        Endpoint::Tls(at) => listen_tcp(at, Endpoint::Tls),
-        Endpoint::Fd(name) => adopt(inherited.take(name)?),
+        Endpoint::Tcp(at) => listen_tcp(at, options.tcp, Endpoint::Tcp),
+        Endpoint::Tls(at) => listen_tcp(at, options.tcp, Endpoint::Tls),
+        Endpoint::Fd(name) => adopt(inherited.take(name)?, options.tcp),
     }
 }
 
-fn listen_tcp(at: &HostPort, kind: fn(HostPort) -> Endpoint) -> io::Result<Listener> {
+/// The same for a unix socket beneath a directory that is trusted, in a tree that need not be: no link
+/// in there leads elsewhere. Makes directories that are missing beneath the trusted one. The path may
+/// be of any length.
+///
+/// # Errors
+/// As [`listen`], mkdir(2) and openat2(2).
+pub fn listen_beneath(path: &SocketPath, options: &ListenOptions) -> io::Result<Listener> {
+    let bound = socket_file::bind_at(Place::make(path)?, options.rights)?;
+    listen_unix(bound, Endpoint::Unix(path.as_path().to_owned()))
+}
+
+fn listen_unix((socket, file): (Socket, SocketFile), local: Endpoint) -> io::Result<Listener> {
+    socket.listen(BACKLOG)?;
+    Ok(Listener { _file: Some(file), socket, local, accepted: None })
+}
+
+fn listen_tcp(at: &HostPort, options: TcpOptions, kind: fn(HostPort) -> Endpoint) -> io::Result<Listener> {
     let address = match &at.host {
         Host::Name(name) => resolve::look_up(name, at.port)?
             .first()
@@ -104,7 +129,7 @@ fn listen_tcp(at: &HostPort, kind: fn(HostPort) -> Endpoint) -> io::Result<Liste
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?,
         Host::V4(_) | Host::V6(..) => resolve::literal(at)?,
     };
-    let socket = socket::new(Domain::for_address(address))?;
+    let socket = socket::new(Domain::for_address(address), options)?;
     // A restarted node must not wait for its predecessor's TIME_WAIT (socket(7)).
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -114,7 +139,7 @@ fn listen_tcp(at: &HostPort, kind: fn(HostPort) -> Endpoint) -> io::Result<Liste
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let bound = bound_address(&socket)?;
-    Ok(Listener { _file: None, socket, local: kind(bound.into()), inherited_tcp: false })
+    Ok(Listener { _file: None, socket, local: kind(bound.into()), accepted: None })
 }
 
 fn bound_address(socket: &Socket) -> io::Result<SocketAddr> {
@@ -124,7 +149,7 @@ fn bound_address(socket: &Socket) -> io::Result<SocketAddr> {
 
 /// Makes a listener of an inherited descriptor, which may be anything. Its file, if it has one,
 /// belongs to whoever made it and is not removed.
-fn adopt(fd: OwnedFd) -> io::Result<Listener> {
+fn adopt(fd: OwnedFd, options: TcpOptions) -> io::Result<Listener> {
     let invalid = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
     let socket = Socket::from(fd);
     if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
@@ -137,8 +162,8 @@ fn adopt(fd: OwnedFd) -> io::Result<Listener> {
         Domain::IPV4 | Domain::IPV6 => Endpoint::Tcp(bound_address(&socket)?.into()),
         _ => return Err(invalid("the inherited socket is neither unix nor TCP")),
     };
-    let inherited_tcp = matches!(local, Endpoint::Tcp(_));
-    Ok(Listener { _file: None, socket, local, inherited_tcp })
+    let accepted = matches!(local, Endpoint::Tcp(_)).then_some(options);
+    Ok(Listener { _file: None, socket, local, accepted })
 }
 
 fn inherited_unix(address: &SockAddr) -> Endpoint {
@@ -157,7 +182,7 @@ mod tests {
 
     fn listen_at(text: &str) -> io::Result<Listener> {
         let endpoint: Endpoint = text.parse().map_err(io::Error::other)?;
-        listen(&endpoint, DEFAULT_SOCKET_MODE, &mut Inherited::none())
+        listen(&endpoint, &ListenOptions::default(), &mut Inherited::none())
     }
 
     #[test]
@@ -175,6 +200,7 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_time().expect("option").as_secs(), 15);
         assert_eq!(socket.tcp_keepalive_interval().expect("option").as_secs(), 15);
         assert_eq!(socket.tcp_keepalive_retries().expect("option"), 9);
+        assert_eq!(socket.tcp_user_timeout().expect("option").map(|t| t.as_secs()), Some(150));
     }
 
     #[test]
@@ -223,10 +249,26 @@ mod tests {
     }
 
     #[test]
+    fn beneath_a_directory_a_socket_of_any_length_and_gone_at_the_end() {
+        let dir = Scratch::new();
+        let deep = dir.path(&"long-directory-name/".repeat(10));
+        std::fs::create_dir_all(&deep).expect("mkdir");
+        let path: SocketPath = deep.join("x").display().to_string().parse().expect("path");
+        let listener = listen_beneath(&path, &ListenOptions::default()).expect("listen");
+        assert_eq!(listener.local(), &Endpoint::Unix(path.as_path().to_owned()));
+        let error = listen_beneath(&path, &ListenOptions::default()).expect_err("taken");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(path.as_path().exists());
+        drop(listener);
+        assert!(!path.as_path().exists());
+    }
+
+    #[test]
     fn an_inherited_socket_is_taken_as_it_is() {
         let dir = Scratch::new();
         let path = dir.path("x");
-        let listener = adopt(UnixListener::bind(&path).expect("bind").into()).expect("adopt");
+        let listener =
+            adopt(UnixListener::bind(&path).expect("bind").into(), TcpOptions::default()).expect("adopt");
         assert_eq!(listener.local(), &Endpoint::Unix(path.clone()));
         let _client = UnixStream::connect(&path).expect("connect");
         listener.accept().expect("accept");
@@ -235,12 +277,14 @@ mod tests {
 
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         let client = TcpStream::connect(tcp.local_addr().expect("address")).expect("connect");
-        let listener = adopt(tcp.into()).expect("adopt");
+        let listener = adopt(tcp.into(), TcpOptions::default()).expect("adopt");
         let (socket, _) = listener.accept().expect("accept");
-        assert!(socket.tcp_nodelay().expect("option"));
-        assert!(adopt(client.into()).is_err(), "not listening");
+        assert!(
+            socket.tcp_nodelay().expect("option") && socket.tcp_user_timeout().expect("option").is_some()
+        );
+        assert!(adopt(client.into(), TcpOptions::default()).is_err(), "not listening");
         let (pair, _) = UnixStream::pair().expect("pair");
-        assert!(adopt(pair.into()).is_err(), "not listening");
+        assert!(adopt(pair.into(), TcpOptions::default()).is_err(), "not listening");
     }
 
     #[test]

@@ -8,9 +8,10 @@ use log::kv::Value;
 use log::{Level, Record};
 use relay_core::{Failure, Leg, Outcome};
 
+use crate::advice::advice;
 use crate::codec::NodeCodec;
 use crate::endpoint::Endpoint;
-use crate::server::Plan;
+use crate::server::{Label, Plan};
 use crate::socket::Peer;
 
 /// Told by loops what happens. Called from loops: must not wait.
@@ -65,6 +66,12 @@ impl SessionEnded<'_> {
         self.codec(leg)?.as_tls()?.error_text()
     }
 
+    /// What can be done about it if TLS failed, in the words of the command line.
+    #[must_use]
+    pub fn advice(&self) -> Option<String> {
+        Leg::BOTH.into_iter().find_map(|leg| advice(leg, self.codec(leg)?.as_tls()?))
+    }
+
     /// What the logs of both nodes of a TLS session have in common.
     #[must_use]
     pub fn correlation(&self, leg: Leg) -> Option<String> {
@@ -75,7 +82,12 @@ impl SessionEnded<'_> {
     /// Names and values for a log line, most telling first.
     fn pairs(&self) -> Vec<(&'static str, Field)> {
         let flows = &self.outcome.flows;
-        let mut pairs = vec![
+        let mut pairs = Vec::with_capacity(20);
+        if let Some(Label { key, channel }) = self.plan.label() {
+            pairs.push(("key", Field::Text(key.to_string())));
+            pairs.push(("channel", Field::Count(channel.id().into())));
+        }
+        pairs.extend([
             ("listen", Field::Text(self.plan.listen().to_string())),
             ("peer", Field::Text(self.peer.to_string())),
             ("connect", Field::Text(self.plan.backend().endpoint().to_string())),
@@ -84,7 +96,7 @@ impl SessionEnded<'_> {
             ("seconds", Field::Number((self.lifetime.as_secs_f64() * 1000.0).round() / 1000.0)),
             ("front_end", Field::Text(flows.front.reason.to_string())),
             ("back_end", Field::Text(flows.back.reason.to_string())),
-        ];
+        ]);
         let lost = |end: &relay_core::FlowEnd| end.read - end.delivered;
         let optional = [
             ("front_lost", Some(lost(&flows.front)).filter(|n| *n > 0).map(Field::Count)),
@@ -95,6 +107,7 @@ impl SessionEnded<'_> {
             ("back_session", self.correlation(Leg::Back).map(Field::Text)),
             ("front_tls", self.tls_error(Leg::Front).map(|e| Field::Text(e.to_owned()))),
             ("back_tls", self.tls_error(Leg::Back).map(|e| Field::Text(e.to_owned()))),
+            ("advice", self.advice().map(Field::Text)),
             // Of interest only if it never succeeded.
             ("dial", self.dial_failure.filter(|_| self.back.is_none()).map(|f| Field::Text(f.to_string()))),
         ];

@@ -1,39 +1,28 @@
 //! A node program from its command line to its exit code.
 
 use std::env;
-use std::fmt;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use log::LevelFilter;
 
-use crate::cli::{self, Action, Early, Forward};
+use crate::cli::{self, Action, Early, Serving, TlsFiles};
 use crate::control::{self, Controller};
 use crate::demo;
 use crate::descriptors;
 use crate::inherited::Inherited;
-use crate::listen::listen;
 use crate::logging::{self, complain, say};
 use crate::observer::LogObserver;
-use crate::resolve::Backend;
-use crate::server::{Plan, Route, Runtime, Served, Server};
+use crate::opening::{self, Failed, Opening};
+use crate::server::{Runtime, Served, Server};
 use crate::signals::{self, Reload};
 use crate::tls::Tls;
+use crate::uri;
 
 /// Exit codes, part of the command line's contract.
 const FAILED: u8 = 1;
 const MISUSED: u8 = 2;
 const CUT: u8 = 3;
-
-/// Why a program ends early: one line.
-#[derive(Debug)]
-struct Failed(String);
-
-impl Failed {
-    fn at(what: impl fmt::Display, why: impl fmt::Display) -> Self {
-        Self(format!("{what}: {why}"))
-    }
-}
 
 /// Runs a node program named `name` on `runtime`, as the command line says.
 ///
@@ -43,13 +32,7 @@ pub fn main(runtime: &impl Runtime, name: &'static str) -> ExitCode {
     // First of all: it takes variables out of the environment, and threads might be reading that.
     let inherited = Inherited::from_env();
     let done = match cli::parse(name, env::args_os()) {
-        Ok(Action::Forward(forward)) => run_forward(runtime, *forward, inherited),
-        Ok(Action::Demo(asked)) => {
-            logging::start(asked.log_format, LevelFilter::Error);
-            demo::run(runtime, &asked)
-                .map(|()| Served::default())
-                .map_err(|e| Failed::at("the demo failed", e))
-        }
+        Ok(action) => run(runtime, name, action, inherited),
         Err(Early::Told(text)) => {
             say(text.trim_end());
             return ExitCode::SUCCESS;
@@ -76,23 +59,65 @@ fn exit_code(served: Served) -> ExitCode {
     }
 }
 
-fn run_forward(runtime: &impl Runtime, forward: Forward, mut inherited: Inherited) -> Result<Served, Failed> {
-    logging::start(forward.log_format, LevelFilter::Info);
-    let tls = match &forward.tls {
+fn run(
+    runtime: &impl Runtime,
+    name: &'static str,
+    action: Action,
+    mut inherited: Inherited,
+) -> Result<Served, Failed> {
+    let printed = match action {
+        Action::Forward(asked) => {
+            return serve(runtime, &asked.serving, asked.tls.as_ref(), |tls| {
+                opening::forward(&asked, tls, &mut inherited)
+            });
+        }
+        Action::Source(asked) => {
+            return serve(runtime, &asked.serving, asked.tls.as_ref(), |tls| opening::source(&asked, tls));
+        }
+        Action::Target(asked) => {
+            return serve(runtime, &asked.serving, asked.tls.as_ref(), |tls| opening::target(&asked, tls));
+        }
+        Action::Demo(asked) => {
+            logging::start(asked.log_format, LevelFilter::Error);
+            demo::run(runtime, &asked).map_err(|e| Failed::at("the demo failed", e))?;
+            return Ok(Served::default());
+        }
+        Action::Uri(asked) => uri::run(&asked).map_err(Failed)?,
+        Action::Completions(shell) => cli::completions(name, shell),
+        Action::Man => cli::man(name),
+    };
+    say(printed.trim_end());
+    Ok(Served::default())
+}
+
+/// Opens what is to be open, says so, and relays until told to stop.
+fn serve(
+    runtime: &impl Runtime,
+    serving: &Serving,
+    files: Option<&TlsFiles>,
+    open: impl FnOnce(Option<&Arc<Tls>>) -> Result<Opening, Failed>,
+) -> Result<Served, Failed> {
+    logging::start(serving.log_format, LevelFilter::Info);
+    let tls = match files {
         Some(files) => Some(Arc::new(Tls::load(files.clone()).map_err(|e| Failed::at("TLS", e))?)),
         None => None,
     };
-    let routes = routes(&forward, tls.as_ref(), &mut inherited)?;
     let (controller, commands) =
         control::channel().map_err(|e| Failed::at("could not make a socket pair", e))?;
-    watch_signals(controller, tls)?;
+    // Before anybody can connect: whoever sees us listening may stop us in good order.
+    watch_signals(controller, tls.clone())?;
+    let Opening { routes, answer } = open(tls.as_ref())?;
     for route in &routes {
         say(&format!("listening {}", route.listener.local()));
     }
+    if let Some(answer) = answer {
+        say(&answer);
+    }
     let server = Server {
-        limits: descriptors::limits(forward.max_sessions, &routes),
+        limits: descriptors::limits(serving.max_sessions, &routes),
         routes,
-        drain_timeout: forward.timeouts.drain,
+        threads: serving.threads,
+        drain_timeout: serving.timeouts.drain,
         observer: Arc::new(LogObserver),
         commands,
     };
@@ -102,23 +127,6 @@ fn run_forward(runtime: &impl Runtime, forward: Forward, mut inherited: Inherite
         "stopped"
     );
     Ok(served)
-}
-
-fn routes(
-    forward: &Forward,
-    tls: Option<&Arc<Tls>>,
-    inherited: &mut Inherited,
-) -> Result<Vec<Route>, Failed> {
-    let route = |(listen_at, connect): &_| {
-        let backend =
-            Backend::new(connect).map_err(|e| Failed::at(format_args!("cannot dial {connect}"), e))?;
-        let listener = listen(listen_at, forward.socket_mode, inherited)
-            .map_err(|e| Failed::at(format_args!("cannot listen on {listen_at}"), e))?;
-        let plan = Plan::new(listener.local().clone(), backend, tls, &forward.timeouts)
-            .map_err(|e| Failed::at(format_args!("cannot dial {connect}"), e))?;
-        Ok(Route { listener, plan: Arc::new(plan) })
-    };
-    forward.pairs.iter().map(route).collect()
 }
 
 fn watch_signals(controller: Controller, tls: Option<Arc<Tls>>) -> Result<(), Failed> {

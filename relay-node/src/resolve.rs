@@ -13,9 +13,11 @@ use std::thread;
 use std::time::Duration;
 
 use relay_core::error::Failure;
+use relay_migration::SocketPath;
 
 use crate::endpoint::{Endpoint, Host, HostPort};
-use crate::socket::Target;
+use crate::failure::failure;
+use crate::socket::{Target, TcpOptions};
 
 /// How often a name is looked up without being asked.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -61,17 +63,21 @@ fn scope_id(zone: &str) -> io::Result<u32> {
 pub struct Backend {
     endpoint: Endpoint,
     addresses: Addresses,
+    options: TcpOptions,
 }
 
 #[derive(Clone, Debug)]
 enum Addresses {
-    Fixed(Target),
+    Unix(Target),
+    /// Its directory is to be found anew each time: it may not be there yet, or be another by then.
+    Beneath(SocketPath),
+    Tcp(SocketAddr),
     Named(Arc<Named>),
 }
 
 #[derive(Debug)]
 struct Named {
-    known: Arc<Mutex<Vec<Target>>>,
+    known: Arc<Mutex<Vec<SocketAddr>>>,
     /// Dropping the last one ends the thread.
     ask: SyncSender<()>,
 }
@@ -88,18 +94,35 @@ impl Backend {
 
     fn with(endpoint: &Endpoint, look_up: LookUp) -> io::Result<Self> {
         let addresses = match endpoint {
-            Endpoint::Unix(path) => Addresses::Fixed(Target::unix(path)?),
-            Endpoint::Abstract(name) => Addresses::Fixed(Target::unix_abstract(name)?),
+            Endpoint::Unix(path) => Addresses::Unix(Target::unix(path)?),
+            Endpoint::Abstract(name) => Addresses::Unix(Target::unix_abstract(name)?),
             Endpoint::Tcp(at) | Endpoint::Tls(at) => match &at.host {
                 Host::Name(name) => Addresses::Named(Arc::new(Named::start(name, at.port, look_up)?)),
-                Host::V4(_) | Host::V6(..) => Addresses::Fixed(Target::tcp(literal(at)?)),
+                Host::V4(_) | Host::V6(..) => Addresses::Tcp(literal(at)?),
             },
             Endpoint::Fd(_) => {
                 let what = "an inherited socket can only be listened on";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
             }
         };
-        Ok(Self { endpoint: endpoint.clone(), addresses })
+        Ok(Self { endpoint: endpoint.clone(), addresses, options: TcpOptions::default() })
+    }
+
+    /// A unix socket beneath a directory that is trusted, in a tree that need not be: no link in there
+    /// leads elsewhere. The path may be of any length.
+    #[must_use]
+    pub fn beneath(path: &SocketPath) -> Self {
+        Self {
+            endpoint: Endpoint::Unix(path.as_path().to_owned()),
+            addresses: Addresses::Beneath(path.clone()),
+            options: TcpOptions::default(),
+        }
+    }
+
+    /// The same with other options for its sockets.
+    #[must_use]
+    pub fn with_options(self, options: TcpOptions) -> Self {
+        Self { options, ..self }
     }
 
     /// What was to be dialed, as written.
@@ -112,7 +135,7 @@ impl Backend {
     #[must_use]
     pub fn addresses(&self) -> usize {
         match &self.addresses {
-            Addresses::Fixed(_) => 1,
+            Addresses::Unix(_) | Addresses::Beneath(_) | Addresses::Tcp(_) => 1,
             Addresses::Named(named) => named.known().len().max(1),
         }
     }
@@ -121,14 +144,17 @@ impl Backend {
     /// addresses meanwhile.
     ///
     /// # Errors
-    /// [`Failure::NotFound`] while a name has no address (not yet, or not at all): worth a retry.
+    /// [`Failure::NotFound`] while a name has no address or a socket no directory (not yet, or not at
+    /// all): worth a retry. Others if a socket's directory can't be reached.
     pub fn target(&self, index: usize) -> Result<Target, Failure> {
         match &self.addresses {
-            Addresses::Fixed(target) => Ok(target.clone()),
+            Addresses::Unix(target) => Ok(target.clone()),
+            Addresses::Beneath(path) => Target::unix_beneath(path).map_err(|error| failure(&error)),
+            Addresses::Tcp(address) => Ok(Target::tcp(*address, self.options)),
             Addresses::Named(named) => {
                 let known = named.known();
                 let turn = index.checked_rem(known.len()).ok_or(Failure::NotFound)?;
-                Ok(known[turn].clone())
+                Ok(Target::tcp(known[turn], self.options))
             }
         }
     }
@@ -143,7 +169,7 @@ impl Backend {
 }
 
 impl Named {
-    fn known(&self) -> MutexGuard<'_, Vec<Target>> {
+    fn known(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -158,7 +184,13 @@ impl Named {
     }
 }
 
-fn keep_looking(name: &str, port: u16, look_up: LookUp, known: &Mutex<Vec<Target>>, asked: &Receiver<()>) {
+fn keep_looking(
+    name: &str,
+    port: u16,
+    look_up: LookUp,
+    known: &Mutex<Vec<SocketAddr>>,
+    asked: &Receiver<()>,
+) {
     let mut failing = false;
     loop {
         match look_up(name, port) {
@@ -167,8 +199,7 @@ fn keep_looking(name: &str, port: u16, look_up: LookUp, known: &Mutex<Vec<Target
                     log::info!(host = name, addresses = found.len(); "name has an address again");
                 }
                 failing = false;
-                *known.lock().unwrap_or_else(PoisonError::into_inner) =
-                    found.into_iter().map(Target::tcp).collect();
+                *known.lock().unwrap_or_else(PoisonError::into_inner) = found;
             }
             // What was known stays: an old address is better than none.
             result if !failing => {
@@ -243,7 +274,7 @@ mod tests {
         };
         let backend = backend("tcp:node:7", flaky);
         eventually("first", || CALLS.load(Ordering::SeqCst) == 1);
-        assert_eq!(backend.target(0), Err(Failure::NotFound));
+        assert_eq!(backend.target(0).err(), Some(Failure::NotFound));
         backend.refresh();
         eventually("second", || backend.target(0).is_ok());
         backend.refresh();
@@ -259,7 +290,7 @@ mod tests {
         };
         let start = Instant::now();
         let backend = backend("tcp:node:7", slow);
-        assert_eq!(backend.target(0), Err(Failure::NotFound));
+        assert_eq!(backend.target(0).err(), Some(Failure::NotFound));
         backend.refresh();
         drop(backend);
         assert!(start.elapsed() < Duration::from_secs(1));

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use relay_core::admission::{Limits, Peers};
 use relay_core::{Config, EndReason, Instant, Outcome, PerLeg, Timer};
+use relay_migration::{Channel, Key};
 use relay_tls::CodecError;
 
 use crate::cli::Timeouts;
@@ -22,9 +24,9 @@ use crate::tls::Tls;
 /// over at once (net.core.wmem_default, 212,992 bytes).
 const CAPACITY: usize = 256 << 10;
 
-/// How long a TCP peer that has its whole answer may go on uploading what nobody takes; nginx'
-/// `lingering_timeout` is the same.
-const LINGER: Duration = Duration::from_secs(5);
+/// How long a TCP peer that has its whole answer may go on uploading what nobody takes. No longer:
+/// QEMU's source learns from the failing upload that the destination is gone, and hangs until then.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// A loop: readiness, timers, accept and connect. Everything else is in this crate and below.
 pub trait Runtime: Sync {
@@ -48,6 +50,8 @@ pub struct Server {
     pub routes: Vec<Route>,
     /// How much is let in, within what the process' descriptors allow.
     pub limits: Limits,
+    /// How many loops there are to be, each in a thread of its own; `None` leaves it to the runtime.
+    pub threads: Option<NonZeroUsize>,
     /// How long open sessions may take to finish once draining; `None` for ever.
     pub drain_timeout: Option<Duration>,
     /// Whom to tell what happens.
@@ -81,9 +85,19 @@ impl Route {
     }
 }
 
+/// What a listener is for, by the words of migrations.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Label {
+    /// Which migration.
+    pub key: Key,
+    /// Which of its channels.
+    pub channel: Channel,
+}
+
 /// What to do with the connections of one listener.
 #[derive(Debug)]
 pub struct Plan {
+    label: Option<Label>,
     listen: Endpoint,
     backend: Backend,
     front: Option<Arc<Tls>>,
@@ -122,9 +136,21 @@ impl Plan {
             linger: PerLeg::new(linger(&listen), linger(backend.endpoint())),
             ..Config::new(CAPACITY)
         };
-        let plan = Self { listen, backend, front, back, config };
+        let plan = Self { label: None, listen, backend, front, back, config };
         plan.back_codec()?;
         Ok(plan)
+    }
+
+    /// The same, for a channel of a migration.
+    #[must_use]
+    pub fn labeled(self, label: Label) -> Self {
+        Self { label: Some(label), ..self }
+    }
+
+    /// Which channel of which migration it is for, if for one.
+    #[must_use]
+    pub const fn label(&self) -> Option<&Label> {
+        self.label.as_ref()
     }
 
     /// Where connections are taken.

@@ -7,37 +7,67 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use relay_core::error::Failure;
+use relay_migration::SocketPath;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
 use crate::failure::failure;
+use crate::place::Place;
 
 /// Keepalive as Go's net package sets it on every TCP connection, which is what KubeVirt's proxy
 /// therefore has: first probe after 15 s, then every 15 s, dead after 9 without an answer.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 9;
 
+/// What else TCP sockets are given.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct TcpOptions {
+    /// For how long a peer may acknowledge nothing, or take nothing that waits for it, before the
+    /// connection is given up (tcp(7), TCP_USER_TIMEOUT). `None` leaves that to the kernel's count of
+    /// retransmissions, a quarter of an hour.
+    pub user_timeout: Option<Duration>,
+}
+
+impl Default for TcpOptions {
+    /// As long as keepalive takes, 15 s and nine more times 15 s: a machine that is gone is noticed
+    /// after 150 s whether something was on its way to it or not. Neither shorter nor longer makes
+    /// sense while keepalive is on, for this time then ends its probes, too (tcp(7)).
+    fn default() -> Self {
+        Self { user_timeout: Some(KEEPALIVE_TIME * (1 + KEEPALIVE_RETRIES)) }
+    }
+}
+
 /// A non-blocking, close-on-exec stream socket with the options that its kind is to have.
-pub(crate) fn new(domain: Domain) -> io::Result<Socket> {
+pub(crate) fn new(domain: Domain, options: TcpOptions) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None)?;
     if domain != Domain::UNIX {
-        set_tcp_options(&socket)?;
+        options.set(&socket)?;
     }
     Ok(socket)
 }
 
-/// TCP_NODELAY and keepalive. Linux hands both down from a listening socket to those it accepts
-/// (a test of this crate holds it to that), which saves five system calls for each.
-pub(crate) fn set_tcp_options(socket: &Socket) -> io::Result<()> {
-    socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_TIME)
-        .with_interval(KEEPALIVE_TIME)
-        .with_retries(KEEPALIVE_RETRIES);
-    socket.set_tcp_keepalive(&keepalive)
+/// A unix one.
+pub(crate) fn new_unix() -> io::Result<Socket> {
+    new(Domain::UNIX, TcpOptions::default())
+}
+
+impl TcpOptions {
+    /// These, TCP_NODELAY and keepalive. Linux hands all of them down from a listening socket to those
+    /// it accepts (a test of this crate holds it to that), which saves six system calls for each.
+    pub(crate) fn set(self, socket: &Socket) -> io::Result<()> {
+        socket.set_tcp_nodelay(true)?;
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE_TIME)
+            .with_interval(KEEPALIVE_TIME)
+            .with_retries(KEEPALIVE_RETRIES);
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_user_timeout(self.user_timeout)
+    }
 }
 
 /// The address of a unix socket in the abstract namespace.
@@ -46,16 +76,37 @@ pub(crate) fn abstract_address(name: &str) -> io::Result<SockAddr> {
 }
 
 /// One address to dial, ready for connect(2): no name left to look up.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Target(SockAddr);
+#[derive(Clone, Debug)]
+pub struct Target {
+    address: SockAddr,
+    options: TcpOptions,
+    /// A path and the directory that it goes through, if the address is not the path itself.
+    through: Option<Arc<(PathBuf, OwnedFd)>>,
+}
 
 impl Target {
+    fn new(address: SockAddr) -> Self {
+        Self { address, options: TcpOptions::default(), through: None }
+    }
+
     /// A unix socket in the file system.
     ///
     /// # Errors
     /// If the path is longer than [`UNIX_NAME_MAX`](crate::endpoint::UNIX_NAME_MAX) bytes.
     pub fn unix(path: &Path) -> io::Result<Self> {
-        SockAddr::unix(path).map(Self)
+        SockAddr::unix(path).map(Self::new)
+    }
+
+    /// A unix socket beneath a directory, found without following links that lead elsewhere. The path
+    /// may be of any length.
+    ///
+    /// # Errors
+    /// As openat2(2).
+    pub fn unix_beneath(path: &SocketPath) -> io::Result<Self> {
+        let place = Place::find(path)?;
+        let address = SockAddr::unix(place.path())?;
+        let through = Some(Arc::new((path.as_path().to_owned(), place.into_directory())));
+        Ok(Self { through, ..Self::new(address) })
     }
 
     /// A unix socket in the abstract namespace.
@@ -63,30 +114,32 @@ impl Target {
     /// # Errors
     /// If the name is longer than [`UNIX_NAME_MAX`](crate::endpoint::UNIX_NAME_MAX) bytes.
     pub fn unix_abstract(name: &str) -> io::Result<Self> {
-        abstract_address(name).map(Self)
+        abstract_address(name).map(Self::new)
     }
 
     /// A TCP address.
     #[must_use]
-    pub fn tcp(address: SocketAddr) -> Self {
-        Self(address.into())
+    pub fn tcp(address: SocketAddr, options: TcpOptions) -> Self {
+        Self { options, ..Self::new(address.into()) }
     }
 
     /// Whether it is TCP; a unix socket otherwise.
     #[must_use]
     pub fn is_tcp(&self) -> bool {
-        !self.0.is_unix()
+        !self.address.is_unix()
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(address) = self.0.as_socket() {
+        if let Some(address) = self.address.as_socket() {
             write!(f, "{address}")
-        } else if let Some(path) = self.0.as_pathname() {
+        } else if let Some(through) = &self.through {
+            write!(f, "{}", through.0.display())
+        } else if let Some(path) = self.address.as_pathname() {
             write!(f, "{}", path.display())
         } else {
-            let name = self.0.as_abstract_namespace().unwrap_or_default();
+            let name = self.address.as_abstract_namespace().unwrap_or_default();
             write!(f, "@{}", String::from_utf8_lossy(name))
         }
     }
@@ -107,8 +160,8 @@ pub enum Dialing {
 /// What keeps it from even beginning. [`Failure::Busy`] for a unix socket whose backlog is full
 /// (connect(2), EAGAIN): no event will tell when to try again.
 pub fn start_connect(target: &Target) -> Result<Dialing, Failure> {
-    let socket = new(target.0.domain()).map_err(|e| failure(&e))?;
-    match socket.connect(&target.0) {
+    let socket = new(target.address.domain(), target.options).map_err(|e| failure(&e))?;
+    match socket.connect(&target.address) {
         Ok(()) => {
             refuse_self(&socket)?;
             Ok(Dialing::Connected(socket))
@@ -202,10 +255,14 @@ mod tests {
     use std::io::Read;
     use std::net::TcpListener;
 
+    fn tcp(address: SocketAddr) -> Target {
+        Target::tcp(address, TcpOptions::default())
+    }
+
     #[test]
     fn a_dialed_tcp_socket_is_non_blocking_and_has_its_options() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let target = Target::tcp(listener.local_addr().expect("address"));
+        let target = tcp(listener.local_addr().expect("address"));
         let socket = match start_connect(&target).expect("connect") {
             Dialing::Connected(socket) => socket,
             Dialing::InProgress(socket) => {
@@ -220,12 +277,37 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_time().expect("option"), KEEPALIVE_TIME);
         assert_eq!(socket.tcp_keepalive_interval().expect("option"), KEEPALIVE_TIME);
         assert_eq!(socket.tcp_keepalive_retries().expect("option"), KEEPALIVE_RETRIES);
+        assert_eq!(socket.tcp_user_timeout().expect("option"), Some(Duration::from_secs(150)));
+        let address = listener.local_addr().expect("address");
+        match start_connect(&Target::tcp(address, TcpOptions { user_timeout: None })).expect("connect") {
+            Dialing::Connected(socket) | Dialing::InProgress(socket) => {
+                assert_eq!(socket.tcp_user_timeout().expect("option"), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_target_beneath_a_directory_is_dialed_through_it_and_shown_as_written() {
+        let dir = crate::testing::Scratch::new();
+        let deep = dir.path(&"long-directory-name/".repeat(10));
+        std::fs::create_dir_all(&deep).expect("mkdir");
+        let path: SocketPath = deep.join("x").display().to_string().parse().expect("path");
+        let place = Place::find(&path).expect("there");
+        let listener = std::os::unix::net::UnixListener::bind(place.path()).expect("bind");
+        let target = Target::unix_beneath(&path).expect("found");
+        assert_eq!(target.to_string(), path.to_string());
+        assert!(matches!(start_connect(&target.clone()), Ok(Dialing::Connected(_))) && !target.is_tcp());
+        listener.accept().expect("a connection");
+        drop(listener);
+        assert_eq!(start_connect(&target).err(), Some(Failure::Refused));
+        let gone = format!("{}/none/x", dir.root().display()).parse().expect("path");
+        assert_eq!(failure(&Target::unix_beneath(&gone).expect_err("gone")), Failure::NotFound);
     }
 
     #[test]
     fn a_refused_dial_says_so() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let target = Target::tcp(listener.local_addr().expect("address"));
+        let target = tcp(listener.local_addr().expect("address"));
         drop(listener);
         match start_connect(&target) {
             Err(e) => assert_eq!(e, Failure::Refused),
@@ -239,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_dial_to_its_own_port_is_refused_rather_than_connected_to_itself() {
-        let socket = new(Domain::IPV4).expect("socket");
+        let socket = new(Domain::IPV4, TcpOptions::default()).expect("socket");
         let any: SocketAddr = "127.0.0.1:0".parse().expect("address");
         socket.bind(&any.into()).expect("bind");
         let own = socket.local_addr().expect("address");
@@ -253,7 +335,7 @@ mod tests {
         let name = format!("relay-node-backlog-{}", std::process::id());
         let target = Target::unix_abstract(&name).expect("address");
         assert_eq!(start_connect(&target).err(), Some(Failure::Refused), "abstract names have no file");
-        let listener = new(Domain::UNIX).expect("socket");
+        let listener = new_unix().expect("socket");
         listener.bind(&abstract_address(&name).expect("address")).expect("bind");
         listener.listen(0).expect("listen");
         let mut waiting = Vec::new();
@@ -293,7 +375,7 @@ mod tests {
         assert_eq!(Target::unix_abstract("x").expect("address").to_string(), "@x");
         assert_eq!(Target::unix(Path::new("/run/x")).expect("address").to_string(), "/run/x");
         let v6: SocketAddr = "[::1]:5".parse().expect("address");
-        assert_eq!(Target::tcp(v6).to_string(), "[::1]:5");
+        assert_eq!(tcp(v6).to_string(), "[::1]:5");
         let mapped: SocketAddr = "[::ffff:10.0.0.1]:5".parse().expect("address");
         assert_eq!(Peer::of(&mapped.into()).to_string(), "10.0.0.1:5");
         assert_eq!(Peer::of(&abstract_address("x").expect("address")).to_string(), "local");

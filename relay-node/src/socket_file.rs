@@ -2,29 +2,50 @@
 //!
 //! - A stale one (nobody holds it) is replaced; a live one is never stolen; anything that is no
 //!   socket is never touched.
-//! - Nobody can connect before the mode is right: bind(2) on Linux gives the file the mode of the
-//!   descriptor (less the umask), so the descriptor is closed to others *before* bind, and the
-//!   final mode is set before listen.
+//! - Nobody can connect before owner and mode are right: bind(2) on Linux gives the file the mode of
+//!   the descriptor (less the umask), so the descriptor is closed to others *before* bind; then come
+//!   the owner, the final mode, and only then listen.
 //! - It is removed at the end only if it is still ours, by device and inode.
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
+use relay_migration::registry::Owner;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::place::Place;
 use crate::socket;
 
 /// How often a stale file may be found again before we give up: whoever keeps making them wins.
 const ATTEMPTS: usize = 4;
+
+/// Who may connect to a unix socket: whoever may write to its file (unix(7)).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Rights {
+    /// The file's permission bits.
+    pub mode: u32,
+    /// Whose it is; `None` leaves it this process'.
+    pub owner: Option<Owner>,
+}
+
+impl Default for Rights {
+    /// Its owner may connect, nobody else. So may upstream's, whose files have the mode 755 and
+    /// belong to QEMU's user.
+    fn default() -> Self {
+        Self { mode: 0o600, owner: None }
+    }
+}
 
 /// A socket file that we made. Dropping it removes the file if it is still ours.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
     id: FileId,
+    /// What the path goes through, if it does.
+    _directory: Option<OwnedFd>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,19 +69,18 @@ impl Drop for SocketFile {
     }
 }
 
-/// A socket bound to `path`, not listening yet, whose file has `mode` (its nine permission bits;
-/// connecting needs write permission, unix(7)).
+/// A socket bound to `path`, not listening yet, whose file has these rights.
 ///
 /// # Errors
 /// `AddrInUse` if another process holds a socket there, or if what is there is no socket at all;
-/// else as bind(2) and chmod(2).
-pub(crate) fn bind(path: &Path, mode: u32) -> io::Result<(Socket, SocketFile)> {
+/// else as bind(2), chown(2) and chmod(2).
+pub(crate) fn bind(path: &Path, rights: Rights) -> io::Result<(Socket, SocketFile)> {
     let address = SockAddr::unix(path)?;
     let closed = closed_socket()?;
     for _ in 0..ATTEMPTS {
         match closed.bind(&address) {
             Ok(()) => {
-                let file = settle(path, mode)?;
+                let file = settle(path, rights)?;
                 return Ok((closed, file));
             }
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => clear_stale(path, &address)?,
@@ -70,24 +90,45 @@ pub(crate) fn bind(path: &Path, mode: u32) -> io::Result<(Socket, SocketFile)> {
     Err(io::Error::new(io::ErrorKind::AddrInUse, "another process keeps making a socket there"))
 }
 
+/// The same in a directory that is held open.
+///
+/// # Errors
+/// As [`bind`].
+pub(crate) fn bind_at(place: Place, rights: Rights) -> io::Result<(Socket, SocketFile)> {
+    let (socket, mut file) = bind(place.path(), rights)?;
+    file._directory = Some(place.into_directory());
+    Ok((socket, file))
+}
+
 /// A socket whose file, once bound, nobody but its owner can connect to.
 fn closed_socket() -> io::Result<Socket> {
-    let file = File::from(OwnedFd::from(socket::new(Domain::UNIX)?));
+    let file = File::from(OwnedFd::from(socket::new_unix()?));
     file.set_permissions(Permissions::from_mode(0o600))?; // fchmod(2)
     Ok(Socket::from(OwnedFd::from(file)))
 }
 
-/// Takes note of the file just made and gives it its mode: by a descriptor, so that it is the same
-/// file even if somebody who may write to the directory has put another in its place.
-fn settle(path: &Path, mode: u32) -> io::Result<SocketFile> {
+/// Takes note of the file just made and gives it its owner and mode: by a descriptor, so that it is the
+/// same file even if somebody who may write to the directory has put another in its place.
+fn settle(path: &Path, rights: Rights) -> io::Result<SocketFile> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.file_type().is_socket() {
         return Err(io::Error::other("the socket file was replaced while it was being made"));
     }
-    let made = SocketFile { path: path.to_owned(), id: FileId::of(&metadata) };
+    let made = SocketFile { path: path.to_owned(), id: FileId::of(&metadata), _directory: None };
     // O_PATH descriptors take no fchmod(2); the magic link names the very same inode (proc(5)).
-    fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), Permissions::from_mode(mode))?;
+    let same = format!("/proc/self/fd/{}", file.as_raw_fd());
+    if let Some(owner) = rights.owner {
+        chown(&same, Some(owner.uid), Some(owner.gid)).map_err(|error| {
+            let hint = if error.kind() == io::ErrorKind::PermissionDenied {
+                "; that takes root, or CAP_CHOWN"
+            } else {
+                ""
+            };
+            io::Error::new(error.kind(), format!("it can't be given to {owner}: {error}{hint}"))
+        })?;
+    }
+    fs::set_permissions(&same, Permissions::from_mode(rights.mode))?;
     Ok(made)
 }
 
@@ -148,6 +189,10 @@ mod tests {
     use crate::testing::Scratch;
     use std::os::unix::net::{UnixListener, UnixStream};
 
+    const fn open_to_all() -> Rights {
+        Rights { mode: 0o666, owner: None }
+    }
+
     fn mode(path: &Path) -> u32 {
         fs::symlink_metadata(path).expect("stat").mode() & 0o777
     }
@@ -162,7 +207,7 @@ mod tests {
         drop(closed);
         fs::remove_file(&path).expect("remove");
 
-        let (socket, file) = bind(&path, 0o666).expect("bind");
+        let (socket, file) = bind(&path, open_to_all()).expect("bind");
         assert_eq!(mode(&path), 0o666, "whatever the umask");
         assert!(UnixStream::connect(&path).is_err(), "not listening yet");
         socket.listen(1).expect("listen");
@@ -171,28 +216,50 @@ mod tests {
         assert!(!path.exists());
     }
 
+    /// As root the file changes hands; as anybody else it does not, and nothing is left behind.
+    #[test]
+    fn the_owner_is_right_before_listen_or_there_is_no_socket() {
+        let dir = Scratch::new();
+        let path = dir.path("x");
+        let us = fs::metadata(dir.root()).expect("stat").uid();
+        match bind(&path, Rights { owner: Some(Owner::QEMU), ..Rights::default() }) {
+            Ok((_socket, _file)) => {
+                let found = fs::symlink_metadata(&path).expect("stat");
+                assert_eq!((us, found.uid(), found.gid(), mode(&path)), (0, 107, 107, 0o600));
+                assert!(UnixStream::connect(&path).is_err(), "not listening yet");
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+                assert!(us != 0 && error.to_string().contains("107:107"), "{error}");
+            }
+        }
+        assert!(!path.exists(), "gone with its owner's guard, or never left");
+        let ours = Owner { uid: us, gid: fs::metadata(dir.root()).expect("stat").gid() };
+        bind(&path, Rights { owner: Some(ours), ..Rights::default() }).expect("it is ours already");
+    }
+
     #[test]
     fn a_stale_socket_is_replaced_and_a_live_one_is_not_even_touched() {
         let dir = Scratch::new();
         let path = dir.path("x");
         let live = UnixListener::bind(&path).expect("bind");
         live.set_nonblocking(true).expect("option");
-        let error = bind(&path, 0o600).expect_err("live");
+        let error = bind(&path, Rights::default()).expect_err("live");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().contains("another process listens there"), "{error}");
         assert_eq!(live.accept().expect_err("no connection was made").kind(), io::ErrorKind::WouldBlock);
         UnixStream::connect(&path).expect("still there");
         drop(live);
         assert!(path.exists(), "stale");
-        let (_socket, _file) = bind(&path, 0o600).expect("replaced");
+        let (_socket, _file) = bind(&path, Rights::default()).expect("replaced");
         assert_eq!(fs::read_dir(dir.root()).expect("dir").count(), 1, "nothing left aside");
     }
 
     #[test]
     fn one_bound_but_not_yet_listening_counts_as_live() {
         let dir = Scratch::new();
-        let (_socket, _file) = bind(&dir.path("x"), 0o600).expect("bind");
-        assert!(bind(&dir.path("x"), 0o600).is_err());
+        let (_socket, _file) = bind(&dir.path("x"), Rights::default()).expect("bind");
+        assert!(bind(&dir.path("x"), Rights::default()).is_err());
     }
 
     #[test]
@@ -203,7 +270,7 @@ mod tests {
         std::os::unix::fs::symlink(&file, &link).expect("symlink");
         fs::create_dir(&sub).expect("mkdir");
         for path in [&file, &link, &sub] {
-            let error = bind(path, 0o600).expect_err("occupied");
+            let error = bind(path, Rights::default()).expect_err("occupied");
             assert!(error.to_string().contains("left alone"), "{error}");
         }
         assert_eq!(fs::read_to_string(&link).expect("read"), "precious");
@@ -214,7 +281,7 @@ mod tests {
     fn only_our_own_file_is_removed_at_the_end() {
         let dir = Scratch::new();
         let path = dir.path("x");
-        let (_socket, file) = bind(&path, 0o600).expect("bind");
+        let (_socket, file) = bind(&path, Rights::default()).expect("bind");
         fs::remove_file(&path).expect("remove");
         let _theirs = UnixListener::bind(&path).expect("bind");
         drop(file);

@@ -4,8 +4,9 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
-use relay_tls::{ClientTls, Identity, Material, MaterialError, Pem, ServerTls};
+use relay_tls::{ClientTls, Identity, Material, MaterialError, PeerInfo, Pem, ServerTls};
 
 use crate::cli::TlsFiles;
 
@@ -86,7 +87,27 @@ fn read(files: &TlsFiles) -> Result<Settings, TlsError> {
     let settings = settings(&material, &files.peers)?;
     let leaf = material.leaf();
     log::info!(identity:% = leaf, not_after = leaf.not_after_text().as_str(); "certificate loaded");
+    if let Some(trouble) = trouble(leaf, SystemTime::now()) {
+        log::warn!(identity:% = leaf; "{trouble}");
+    }
     Ok(settings)
+}
+
+/// What peers will say to our certificate, if that is known already. No reason to refuse it: their
+/// clocks count, not ours.
+fn trouble(leaf: &PeerInfo, now: SystemTime) -> Option<&'static str> {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    if now > leaf.not_after() {
+        Some(
+            "our certificate has expired, and peers will reject it; renew it, or set the clock right, then send SIGHUP",
+        )
+    } else if now < leaf.not_before() {
+        Some(
+            "our certificate is not valid yet, and peers will reject it; compare this node's clock with the CA's",
+        )
+    } else {
+        None
+    }
 }
 
 fn settings(material: &Material, peers: &[Identity]) -> Result<Settings, TlsError> {

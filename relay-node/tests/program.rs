@@ -268,7 +268,8 @@ fn nobody_reading_the_output_stops_nothing() {
     drop(child.stderr.take());
     eventually("it listens", || UnixStream::connect(&front).ok());
     kill_process(Pid::from_child(&child), Signal::TERM).expect("our own child");
-    assert_eq!(child.wait().expect("wait").code(), Some(0));
+    let status = child.wait().expect("wait");
+    assert_eq!(status.code(), Some(0), "{status}");
 }
 
 /// PEM files of an authority and of certificates by it.

@@ -9,8 +9,11 @@ use relay_core::error::Failure;
 use crate::config::DataPath;
 use crate::control::Control;
 use crate::engine::{Broken, Engine};
+use crate::error::Cause;
 use crate::explain;
 use crate::frame::{self, LAYOUT, PAYLOAD_MAX, Phase, Violation};
+use crate::hooks::Rejection;
+use crate::peer::PeerInfo;
 use crate::provider::Provider;
 use crate::records::{Ended, Received, Records};
 use crate::session::SessionInfo;
@@ -36,9 +39,14 @@ pub struct TlsCodec {
     peer_closed: bool,
     /// Ours was queued.
     closed: bool,
+    /// The transport ended without the peer's: nothing more is received. What we send may still arrive.
+    cut_off: bool,
     info: Option<Box<SessionInfo>>,
     failure: Option<Failure>,
     error_text: Option<Box<str>>,
+    cause: Option<Cause>,
+    /// Whose certificate was refused.
+    rejected: Option<Box<PeerInfo>>,
 }
 
 enum State {
@@ -80,9 +88,12 @@ impl TlsCodec {
             greeted: false,
             peer_closed: false,
             closed: false,
+            cut_off: false,
             info: None,
             failure: None,
             error_text: None,
+            cause: None,
+            rejected: None,
         }
     }
 
@@ -98,11 +109,32 @@ impl TlsCodec {
         self.error_text.as_deref()
     }
 
+    /// The same, as far as somebody can do something about it.
+    #[must_use]
+    pub const fn cause(&self) -> Option<Cause> {
+        self.cause
+    }
+
+    /// Whom the certificate names that we refused. Nothing says that it is true.
+    #[must_use]
+    pub fn rejected(&self) -> Option<&PeerInfo> {
+        self.rejected.as_deref()
+    }
+
     /// A record of any kind, protected as it should be.
     #[cfg(test)]
     pub(crate) fn forge(&mut self, kind: u8, bytes: &[u8], padding: usize) -> Vec<u8> {
         match &mut self.state {
             State::InPlace(records) => records.forge(kind, bytes, padding),
+            State::Handshake(..) | State::Rustls(_) | State::Failed => Vec::new(),
+        }
+    }
+
+    /// A key update of our own making.
+    #[cfg(test)]
+    pub(crate) fn forge_key_update(&mut self, requested: bool) -> Vec<u8> {
+        match &mut self.state {
+            State::InPlace(records) => records.forge_key_update(requested),
             State::Handshake(..) | State::Rustls(_) | State::Failed => Vec::new(),
         }
     }
@@ -123,8 +155,20 @@ impl TlsCodec {
     }
 
     fn broken(&mut self, broken: Broken) -> Failure {
-        let text = broken.words.unwrap_or_else(|| explain::error(&broken.error));
+        self.cause = explain::cause(&broken.error);
+        let text = match broken.rejection {
+            Some(Rejection { words, peer }) => {
+                self.rejected = peer;
+                words
+            }
+            None => explain::error(&broken.error),
+        };
         self.fail(explain::failure(&broken.error), text)
+    }
+
+    /// Why nothing can be received any more.
+    fn deaf(&self) -> Option<Failure> {
+        self.failure.or_else(|| self.cut_off.then_some(Failure::Truncated))
     }
 
     fn phase(&self) -> Phase {
@@ -167,7 +211,10 @@ impl TlsCodec {
     /// Our own record layer came to an end.
     fn ended(&mut self, ended: Ended) -> Failure {
         match ended {
-            Ended::Alert(code) => self.fail(Failure::Alert(code), explain::alert(code)),
+            Ended::Alert(code) => {
+                self.cause = Some(Cause::Alert(code));
+                self.fail(Failure::Alert(code), explain::alert(code))
+            }
             Ended::Violation(violation) => self.violated(violation),
         }
     }
@@ -196,7 +243,7 @@ impl Codec for TlsCodec {
     }
 
     fn frame(&mut self, wire: &[u8]) -> Result<Frame, Failure> {
-        if let Some(failure) = self.failure {
+        if let Some(failure) = self.deaf() {
             return Err(failure);
         }
         if self.peer_closed {
@@ -207,11 +254,17 @@ impl Codec for TlsCodec {
             });
         }
         self.heard |= !wire.is_empty();
-        frame::frame(wire, self.phase()).map_err(|violation| self.violated(violation))
+        let phase = self.phase();
+        frame::frame(wire, phase).map_err(|violation| {
+            if phase == Phase::Fresh {
+                self.cause = Some(Cause::NoTls);
+            }
+            self.violated(violation)
+        })
     }
 
     fn open(&mut self, record: &mut [u8]) -> Result<Opened, Failure> {
-        if let Some(failure) = self.failure {
+        if let Some(failure) = self.deaf() {
             return Err(failure);
         }
         if self.peer_closed {
@@ -292,7 +345,7 @@ impl Codec for TlsCodec {
     }
 
     fn transport_eof(&mut self) -> Result<(), Failure> {
-        if let Some(failure) = self.failure {
+        if let Some(failure) = self.deaf() {
             return Err(failure);
         }
         if self.peer_closed {
@@ -300,10 +353,17 @@ impl Codec for TlsCodec {
         }
         let text = match self.phase() {
             Phase::Fresh if !self.heard => {
+                self.cause = Some(Cause::Silence);
                 "connection ended before the peer said anything (a port probe, or no TLS at that port)"
             }
             Phase::Fresh | Phase::Handshake => "connection ended in the middle of the handshake",
-            Phase::Secured => "connection ended without close_notify: data may be missing",
+            Phase::Secured => {
+                // Only the peer's sending is over: the relay may still have the other one's data for it.
+                self.cut_off = true;
+                let text = "connection ended without close_notify: data may be missing";
+                self.error_text.get_or_insert_with(|| text.into());
+                return Err(Failure::Truncated);
+            }
         };
         Err(self.fail(Failure::Truncated, text.to_owned()))
     }

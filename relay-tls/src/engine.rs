@@ -20,7 +20,7 @@ use rustls::{ClientConfig, CommonState, Error, ServerConfig};
 use crate::control::Control;
 use crate::explain;
 use crate::frame::{self, HEADER, TRAILER, alert};
-use crate::hooks;
+use crate::hooks::{self, Rejection};
 use crate::kernel::Kernel;
 use crate::peer::PeerInfo;
 use crate::provider::Provider;
@@ -46,16 +46,16 @@ macro_rules! process {
     };
 }
 
-/// A fatal error, and its words if they are better than the library's.
+/// A fatal error, and what is known besides if it is about the peer's certificate.
 #[derive(Debug)]
 pub(crate) struct Broken {
     pub(crate) error: Error,
-    pub(crate) words: Option<String>,
+    pub(crate) rejection: Option<Rejection>,
 }
 
 impl From<Error> for Broken {
     fn from(error: Error) -> Self {
-        Self { error, words: None }
+        Self { error, rejection: None }
     }
 }
 
@@ -118,7 +118,7 @@ impl Engine {
                 // Not every error has an alert of rustls'.
                 control.push(&frame::plaintext_alert(alert::DECODE_ERROR));
             }
-            Broken { error, words: tray.rejection }
+            Broken { error, rejection: tray.rejection }
         })
     }
 

@@ -109,3 +109,38 @@ impl fmt::Display for CodecError {
 }
 
 impl core::error::Error for CodecError {}
+
+/// Why a session failed, as far as somebody can do something about it. The words are
+/// [`TlsCodec::error_text`](crate::TlsCodec::error_text)'s.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Cause {
+    /// No authority of ours signed the peer's certificate.
+    UnknownAuthority,
+    /// The peer's certificate was valid once, or a clock is wrong.
+    Expired,
+    /// The peer's certificate will be valid, or a clock is wrong.
+    NotValidYet,
+    /// The peer's certificate is not for what the peer is: a client, a server.
+    Purpose,
+    /// A revocation list has the peer's certificate.
+    Revoked,
+    /// There is no revocation list of an authority of the peer's chain.
+    RevocationUnknown,
+    /// There is one, and it has expired.
+    RevocationExpired,
+    /// The peer's certificate is not for the host that was dialed.
+    OtherHost,
+    /// The peer's certificate is good, and not of whom we expect.
+    OtherIdentity,
+    /// The peer has none.
+    NoCertificate,
+    /// The peer speaks an older TLS.
+    OldVersion,
+    /// The peer speaks something else.
+    NoTls,
+    /// The peer went away before it said anything.
+    Silence,
+    /// The peer ended the session with this alert (RFC 8446 section 6).
+    Alert(u8),
+}

@@ -5,6 +5,7 @@
 use relay_core::error::Failure;
 use rustls::{CertificateError, Error, PeerIncompatible};
 
+use crate::error::Cause;
 use crate::peer::date;
 
 /// The class of an error of rustls'.
@@ -19,6 +20,43 @@ pub(crate) fn failure(error: &Error) -> Failure {
     }
 }
 
+/// What to do something about, if it is known.
+pub(crate) fn cause(error: &Error) -> Option<Cause> {
+    let certificate = match error {
+        Error::InvalidCertificate(certificate) => certificate,
+        Error::NoCertificatesPresented => return Some(Cause::NoCertificate),
+        Error::AlertReceived(alert) => return Some(Cause::Alert(u8::from(*alert))),
+        Error::PeerIncompatible(what) if is_old(what) => return Some(Cause::OldVersion),
+        _ => return None,
+    };
+    Some(match certificate {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => Cause::UnknownAuthority,
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => Cause::Expired,
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Cause::NotValidYet,
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => Cause::Purpose,
+        CertificateError::Revoked => Cause::Revoked,
+        CertificateError::UnknownRevocationStatus => Cause::RevocationUnknown,
+        CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. } => {
+            Cause::RevocationExpired
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            Cause::OtherHost
+        }
+        CertificateError::ApplicationVerificationFailure => Cause::OtherIdentity,
+        _ => return None,
+    })
+}
+
+const fn is_old(what: &PeerIncompatible) -> bool {
+    matches!(
+        what,
+        PeerIncompatible::SupportedVersionsExtensionRequired
+            | PeerIncompatible::Tls13RequiredForQuic
+            | PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+    )
+}
+
 /// The sentence for an error of rustls'.
 pub(crate) fn error(error: &Error) -> String {
     match error {
@@ -30,12 +68,9 @@ pub(crate) fn error(error: &Error) -> String {
         ),
         Error::PeerSentOversizedRecord => String::from("peer sent a record that is too long"),
         Error::InvalidMessage(what) => format!("peer sent malformed TLS ({what:?})"),
-        Error::PeerIncompatible(
-            PeerIncompatible::SupportedVersionsExtensionRequired
-            | PeerIncompatible::Tls13RequiredForQuic
-            | PeerIncompatible::ServerDoesNotSupportTls12Or13
-            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
-        ) => String::from("peer does not speak TLS 1.3, which is required"),
+        Error::PeerIncompatible(what) if is_old(what) => {
+            String::from("peer does not speak TLS 1.3, which is required")
+        }
         Error::PeerIncompatible(what) => format!("peer and we have too little in common ({what:?})"),
         Error::PeerMisbehaved(what) => format!("peer broke the rules of TLS ({what:?})"),
         other => other.to_string(),

@@ -12,13 +12,22 @@ use std::cell::RefCell;
 use rustls::KeyLog;
 use rustls::crypto::tls13::OkmBlock;
 
+use crate::peer::PeerInfo;
+
 /// What was left during one call.
 #[derive(Default)]
 pub(crate) struct Tray {
     /// Why the peer's certificate was refused.
-    pub(crate) rejection: Option<String>,
+    pub(crate) rejection: Option<Rejection>,
     /// The exporter's secret; wiped when it is dropped.
     pub(crate) exporter: Option<OkmBlock>,
+}
+
+/// A certificate that was refused: in words, and whose it is as far as that can be read.
+#[derive(Debug)]
+pub(crate) struct Rejection {
+    pub(crate) words: String,
+    pub(crate) peer: Option<Box<PeerInfo>>,
 }
 
 thread_local! {
@@ -32,8 +41,8 @@ pub(crate) fn collect<T>(call: impl FnOnce() -> T) -> (T, Tray) {
     (result, TRAY.take())
 }
 
-pub(crate) fn leave_rejection(words: String) {
-    TRAY.with_borrow_mut(|tray| tray.rejection = Some(words));
+pub(crate) fn leave_rejection(words: String, peer: Option<PeerInfo>) {
+    TRAY.with_borrow_mut(|tray| tray.rejection = Some(Rejection { words, peer: peer.map(Box::new) }));
 }
 
 /// Takes the exporter's secret and nothing else: traffic secrets never leave rustls this way, and

@@ -54,11 +54,13 @@ mod post_handshake;
 mod provider;
 mod records;
 mod session;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod verify;
 
 pub use codec::TlsCodec;
 pub use config::{ClientTls, ClientTlsBuilder, DataPath, ServerTls, ServerTlsBuilder};
-pub use error::{CodecError, MaterialError};
+pub use error::{Cause, CodecError, MaterialError};
 pub use identity::{Identity, IdentityError};
 pub use material::Material;
 pub use peer::{Name, PeerInfo};

@@ -50,6 +50,7 @@ impl fmt::Display for Name {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PeerInfo {
     common_name: Option<String>,
+    issuer: Option<String>,
     names: Vec<Name>,
     not_before: u64,
     not_after: u64,
@@ -72,6 +73,7 @@ impl PeerInfo {
         };
         Some(Self {
             common_name: common_name(body.subject()),
+            issuer: common_name(body.issuer()),
             names,
             not_before: body.validity().not_before.to_unix_duration().as_secs(),
             not_after: body.validity().not_after.to_unix_duration().as_secs(),
@@ -83,6 +85,14 @@ impl PeerInfo {
     #[must_use]
     pub fn common_name(&self) -> Option<&str> {
         self.common_name.as_deref()
+    }
+
+    /// Who signed it, by common name and as a log can show it. Not to be relied upon: whoever made
+    /// the certificate could write anything there.
+    pub(crate) fn issuer(&self) -> String {
+        self.issuer
+            .as_deref()
+            .map_or_else(|| String::from("(no name)"), |name| format!("cn:{}", Printable(name)))
     }
 
     /// The subject alternative names, in the certificate's order, of the kinds that [`Name`] has.

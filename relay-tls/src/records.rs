@@ -139,12 +139,15 @@ impl Records {
         Ok(())
     }
 
-    /// Queues a record of our own.
-    fn send_small(&mut self, kind: u8, bytes: &[u8], control: &mut Control) -> Option<()> {
-        // What is queued when a key is used up is not sent: the session ends.
-        let record = control.extend(HEADER + bytes.len() + TRAILER);
-        record[HEADER..HEADER + bytes.len()].copy_from_slice(bytes);
-        self.send.seal(record, kind)
+    /// Queues a record of our own: `bytes` are a key update or an alert.
+    fn send_small<const N: usize>(&mut self, kind: u8, bytes: &[u8; N], control: &mut Control) -> Option<()> {
+        let mut record = [0; 64];
+        let record = record.get_mut(..HEADER + N + TRAILER)?;
+        record[HEADER..HEADER + N].copy_from_slice(bytes);
+        // What could not be sealed is not queued.
+        self.send.seal(record, kind)?;
+        control.push(record);
+        Some(())
     }
 
     pub(crate) fn close(&mut self, control: &mut Control) {
@@ -236,5 +239,15 @@ impl Records {
         record.resize(record.len() + padding + TAG, 0);
         let last = if padding == 0 { kind } else { 0 };
         self.send.seal(&mut record, last).map(|()| record).unwrap_or_default()
+    }
+
+    /// A key update, as a peer could make it.
+    #[cfg(test)]
+    pub(crate) fn forge_key_update(&mut self, requested: bool) -> Vec<u8> {
+        let record = self.forge(content::HANDSHAKE, &[24, 0, 0, 1, u8::from(requested)], 0);
+        if let Some(next) = self.kernel.next_sending() {
+            self.send = next;
+        }
+        record
     }
 }

@@ -41,8 +41,8 @@ impl Expected {
             return Ok(());
         }
         let expected = self.peers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
-        let found = found.map_or_else(|| String::from("nobody"), |peer| peer.to_string());
-        hooks::leave_rejection(format!("peer is {found}, expected {expected}"));
+        let name = found.as_ref().map_or_else(|| String::from("nobody"), ToString::to_string);
+        hooks::leave_rejection(format!("peer is {name}, expected {expected}"), found);
         Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
     }
 
@@ -57,11 +57,14 @@ impl Expected {
             error => error,
         };
         let peer = PeerInfo::from_der(certificate, self.provider);
-        let words = explain::error(&error);
-        hooks::leave_rejection(match peer {
-            Some(peer) => format!("{words}; it is for {peer}"),
-            None => words,
-        });
+        let mut words = explain::error(&error);
+        if let Some(peer) = &peer {
+            words.push_str(&format!("; it is for {peer}"));
+            if error == Error::InvalidCertificate(CertificateError::UnknownIssuer) {
+                words.push_str(&format!(", issued by {}", peer.issuer()));
+            }
+        }
+        hooks::leave_rejection(words, peer);
         error
     }
 }

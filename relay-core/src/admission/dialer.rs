@@ -42,6 +42,8 @@ pub struct Dialer {
     last_patience: Option<Range>,
     last_failure: Option<Failure>,
     backoff: Backoff,
+    /// No pause is made any more.
+    draining: bool,
 }
 
 /// Handlers.
@@ -61,6 +63,16 @@ impl Dialer {
             last_patience: None,
             last_failure: None,
             backoff: Backoff::new(seed),
+            draining: false,
+        }
+    }
+
+    /// The operator drains. Whatever is being tried may still succeed, but a backend that is not
+    /// there by now is not waited for: nobody is to wait for a session that may never begin.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        if let State::Waiting { .. } = self.state {
+            self.state = State::GivenUp;
         }
     }
 
@@ -91,6 +103,7 @@ impl Dialer {
         self.at = 0;
         self.state = match self.patience.take() {
             None => State::GivenUp,
+            Some(_) if self.draining => State::GivenUp,
             Some(range) => {
                 if self.last_patience != Some(range) {
                     self.backoff.reset();
@@ -173,6 +186,21 @@ fn quicker(a: Range, b: Range) -> Range {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_drain_ends_the_waiting_and_lets_the_present_round_finish() {
+        let mut waiting = Dialer::new(1, 7);
+        waiting.failed(Instant::ZERO, Failure::Refused);
+        waiting.drain();
+        assert_eq!(waiting.given_up(), Some(Failure::Refused));
+        let mut trying = Dialer::new(2, 7);
+        trying.started();
+        trying.drain();
+        trying.failed(Instant::ZERO, Failure::NotFound);
+        assert_eq!((trying.wants_dial(), trying.given_up()), (Some(1), None));
+        trying.failed(Instant::ZERO, Failure::NotFound);
+        assert_eq!(trying.given_up(), Some(Failure::NotFound));
+    }
     use core::time::Duration;
 
     const NOW: Instant = Instant::from_nanos(1_000_000_000);

@@ -62,7 +62,8 @@ pub fn cases() -> Vec<Case> {
     let nanos = |n| Some(Duration::from_nanos(n));
     let plain = Config::new(2);
     let secure = Config { secure: PerLeg::both(true), ..plain };
-    let lingering = Config { linger: PerLeg::both(Duration::from_nanos(7)), ..plain };
+    let linger = PerLeg::new(Duration::from_nanos(7), Duration::from_nanos(5));
+    let lingering = Config { linger, ..plain };
     let timed = Config {
         dial_timeout: nanos(10),
         secure_timeout: nanos(11),
@@ -85,6 +86,7 @@ pub fn cases() -> Vec<Case> {
         case("lopsided", lopsided, faulty),
         case("linger", lingering, Scope { stops: true, ..faulty }),
         case("timers", timed, Scope { bytes: PerLeg::both(1), ticks: 2, ..faulty }),
+        case("lifetime", Config { max_lifetime: nanos(15), ..timed }, Scope { ticks: 2, ..quiet }),
         case("everything", Config { linger: lingering.linger, ..timed }, all),
     ]
 }

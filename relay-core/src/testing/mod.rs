@@ -5,9 +5,11 @@
 
 pub mod admission;
 pub mod explorer;
+pub mod lane;
 pub mod model;
 pub mod rng;
 pub mod rules;
 pub mod sim;
 pub mod toy;
+pub mod transitions;
 pub mod world;

@@ -2,11 +2,12 @@
 //! them, where [`Session`](crate::Session) keeps a phase per flow. Slow and plain on purpose.
 
 use core::time::Duration;
+use std::vec::Vec;
 
 use crate::config::Config;
 use crate::error::Failure;
 use crate::leg::{Leg, PerLeg};
-use crate::session::{Demand, Input, Stop};
+use crate::session::{Demand, Input, Stop, Timer};
 use crate::time::Instant;
 
 /// How a flow's source ended.
@@ -68,6 +69,11 @@ pub struct Model {
     pub flows: PerLeg<FlowFacts>,
     /// A write consumed the socket's error.
     pub doomed: PerLeg<bool>,
+    /// Since when each leg's dial or handshake could be under way.
+    pub since: PerLeg<Instant>,
+    born: Instant,
+    /// The connection itself failed.
+    pub dead: PerLeg<bool>,
     /// The earliest drain deadline.
     pub drain_until: Option<Instant>,
     /// When something moved for somebody's good.
@@ -83,6 +89,9 @@ impl Model {
             secured: config.secure.map(|secure| !secure),
             flows: PerLeg::default(),
             doomed: PerLeg::both(false),
+            dead: PerLeg::both(false),
+            since: PerLeg::both(now),
+            born: now,
             drain_until: None,
             last_progress: now,
         }
@@ -138,18 +147,62 @@ impl Model {
         Demand { connect: false, secure: false, read: read as usize, write: write as usize, shutdown }
     }
 
+    /// The formula for the next timer, and for which one it is.
+    pub fn next_timeout(&self) -> Option<(Instant, Timer)> {
+        if self.is_closed() {
+            return None;
+        }
+        let config = &self.config;
+        let mut due = Vec::new();
+        let mut run = |condition: bool, since: Instant, timeout: Option<Duration>, timer| {
+            if let (true, Some(timeout)) = (condition, timeout) {
+                due.push((since + timeout, timer));
+            }
+        };
+        let dialing = self.is_up(Leg::Front) && !self.connected.back;
+        run(dialing, self.since.back, config.dial_timeout, Timer::Dial);
+        for leg in Leg::BOTH {
+            let securing = self.connected[leg] && !self.secured[leg];
+            run(securing, self.since[leg], config.secure_timeout, Timer::Secure(leg));
+            let (upload, answer) = (&self.flows[leg], &self.flows[leg.other()]);
+            let lingers = answer.is_complete() && upload.sink_failed && upload.source.is_none();
+            run(lingers, self.last_progress, Some(config.linger[leg]), Timer::Linger);
+        }
+        let half_open = Leg::BOTH.into_iter().any(|leg| {
+            let flow = &self.flows[leg];
+            flow.given_up || flow.is_complete() || flow.sink_failed || flow.source == Some(SourceEnd::Failed)
+        });
+        run(self.both_up(), self.last_progress, config.idle_timeout, Timer::Idle);
+        run(half_open, self.last_progress, config.half_open_timeout, Timer::HalfOpen);
+        run(true, self.born, config.max_lifetime, Timer::Lifetime);
+        run(
+            self.drain_until.is_some(),
+            self.drain_until.unwrap_or_default(),
+            Some(Duration::ZERO),
+            Timer::Drain,
+        );
+        due.into_iter().min()
+    }
+
     /// Takes note of a fact. The caller sees to it that it was demanded.
     pub fn handle(&mut self, now: Instant, input: Input) {
         if self.is_closed() {
             return;
         }
+        if let Input::ReadFailed(leg, failure) | Input::WriteFailed(leg, failure) = input {
+            self.dead[leg] |= failure.is_of_transport();
+        }
         match input {
             Input::Connected(leg) => {
                 self.connected[leg] = true;
+                self.since[leg] = now;
                 self.last_progress = now;
             }
             Input::Secured(leg) => {
                 self.secured[leg] = true;
+                if leg == Leg::Front {
+                    self.since.back = now;
+                }
                 self.last_progress = now;
             }
             Input::Read(leg, count) => {

@@ -1,14 +1,18 @@
 //! The invariants, each a named checker over one step of a [`World`].
 
 use core::fmt;
+use core::time::Duration;
 use std::format;
 use std::string::String;
 
 use super::world::{Action, World};
+use crate::error::Failure;
 use crate::leg::Leg;
-use crate::session::{Close, Demand, EndReason, Input, Timer};
+use crate::session::{Close, Demand, EndReason, Input, Stop, Timer};
+use crate::time::Instant;
 
-/// A rule's name, as docs/ARCHITECTURE.md lists them.
+/// A rule's name. S is safety of a session, L its liveness, C its courtesy; A is accepting, O the order of dialing,
+/// D one dial, G a socket's last moments.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Rule {
     /// What was delivered is a prefix of what was sent, and all of it when the flow ended well.
@@ -37,6 +41,38 @@ pub enum Rule {
     L4,
     /// In the pump: no wake-up is lost and none is for nothing.
     L5,
+    /// Nothing that a peer does makes the relay panic.
+    C1,
+    /// A peer that is not accepted, or that sends what nobody can open, is told so by an alert, if its
+    /// connection takes it.
+    C2,
+    /// Never more sessions or strangers than allowed, never more accepts in a turn.
+    A1,
+    /// Whom a readiness edge announced is accepted from as soon as nothing forbids it, without
+    /// another edge; while something temporary forbids it, there is a timer or a session to end.
+    A2,
+    /// What forbids accepting is what the formula says: stop, want of descriptors, limits with
+    /// hysteresis.
+    A3,
+    /// Listeners take turns: none is passed over more often than each other one of its kind has a
+    /// turn and as many of the other kind (of three, three times).
+    A4,
+    /// Whoever is first in line is dialed, and nobody else; no silent one before it is overtaken
+    /// early.
+    O1,
+    /// Nobody who is ready waits longer than the window for silent ones.
+    O2,
+    /// If anybody is ready, somebody may be dialed or a timer runs.
+    O3,
+    /// A dial goes on, address after address, for as long as one of them may be there in a moment;
+    /// it ends as soon as none may.
+    D1,
+    /// Pauses between dials lie between half of their bound and all of it; the bound doubles up to
+    /// the last one's and is a first one's again when the reason changes.
+    D2,
+    /// A closed session's socket is kept while its peer still takes what is in it, and neither
+    /// longer than a stall or the bound, nor shorter.
+    G1,
 }
 
 /// A rule and how it was broken.
@@ -71,9 +107,9 @@ pub fn check_step(before: &World, action: Action, after: &World) -> Result<(), V
     check_fins(after)?;
     check_final(before, after)?;
     check_resets(after)?;
-    check_demand(after)?;
     check_order(before, action)?;
     check_timers(before, action, after)?;
+    check_demand(after)?;
     demand_that(
         Rule::L1,
         after.is_closed() || has_demand(after) || after.session.next_timeout().is_some(),
@@ -107,8 +143,10 @@ fn check_counts(after: &World) -> Result<(), Violation> {
             })?;
         }
         let buffered = after.session.buffered(leg);
-        demand_that(Rule::S2, buffered <= after.session.config().capacity[leg], || {
-            format!("{leg}: {buffered} bytes buffered")
+        let (capacity, demand) = (after.session.config().capacity[leg], after.session.demand(leg));
+        let most = if facts.sink_failed { demand.read } else { buffered + demand.read };
+        demand_that(Rule::S2, buffered <= capacity && most <= capacity, || {
+            format!("{leg}: {buffered} bytes buffered, then {demand:?}")
         })?;
     }
     Ok(())
@@ -138,16 +176,39 @@ fn check_final(before: &World, after: &World) -> Result<(), Violation> {
     demand_that(Rule::S4, !after.is_closed() || quiet, || {
         "a closed session demands something or runs a timer".into()
     })?;
-    demand_that(Rule::S4, after.is_closed() == after.model.is_closed(), || {
-        format!("closed: {}, by the model: {}", after.is_closed(), after.model.is_closed())
-    })
+    if after.is_closed() && !before.is_closed() {
+        for input in EVERY_INPUT {
+            let mut later = after.session.clone();
+            later.handle(after.now, input);
+            later.handle_timeout(after.now + Duration::from_secs(3600));
+            demand_that(Rule::S4, later == after.session, || format!("{input:?} after the end"))?;
+        }
+    }
+    Ok(())
 }
+
+/// One of each kind, for a session that must ignore them all.
+const EVERY_INPUT: [Input; 11] = [
+    Input::Connected(Leg::Back),
+    Input::Secured(Leg::Front),
+    Input::Read(Leg::Front, 1),
+    Input::Eof(Leg::Back),
+    Input::Wrote(Leg::Front, 1),
+    Input::ShutDown(Leg::Back),
+    Input::Full(Leg::Front),
+    Input::ReadFailed(Leg::Front, Failure::Reset),
+    Input::WriteFailed(Leg::Back, Failure::Reset),
+    Input::Stop(Stop::Abort),
+    Input::Stop(Stop::Drain { until: Instant::ZERO }),
+];
 
 fn check_resets(after: &World) -> Result<(), Violation> {
     let Some(outcome) = after.session.outcome() else { return Ok(()) };
     for leg in Leg::BOTH {
         let expected = if !after.model.is_up(leg) || after.model.flows[leg.other()].is_complete() {
             Close::Orderly
+        } else if after.model.dead[leg] {
+            Close::Dead
         } else {
             Close::Reset
         };
@@ -159,6 +220,9 @@ fn check_resets(after: &World) -> Result<(), Violation> {
 }
 
 fn check_demand(after: &World) -> Result<(), Violation> {
+    demand_that(Rule::S6, after.is_closed() == after.model.is_closed(), || {
+        format!("closed: {}, by the formula {}", after.is_closed(), after.model.is_closed())
+    })?;
     for leg in Leg::BOTH {
         let (is, ought) = (after.session.demand(leg), after.model.demand(leg));
         demand_that(Rule::S6, is == ought, || format!("{leg}: demands {is:?}, by the formula {ought:?}"))?;
@@ -196,6 +260,8 @@ fn check_timers(before: &World, action: Action, after: &World) -> Result<(), Vio
             format!("the drain is due at {drain:?}, the next timer is {at:?}")
         })?;
     }
+    let (is, ought) = (after.session.next_timeout(), after.model.next_timeout());
+    demand_that(Rule::S8, is == ought, || format!("the next timer is {is:?}, by the formula {ought:?}"))?;
     let config = after.model.config();
     if let (false, Some(outcome)) = (before.is_closed(), after.session.outcome()) {
         for leg in Leg::BOTH {

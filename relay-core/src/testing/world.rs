@@ -130,6 +130,7 @@ impl World {
         }
         if demand.read > 0 {
             inputs.push(Input::ReadFailed(leg, Failure::Truncated));
+            inputs.push(Input::ReadFailed(leg, Failure::Reset));
         }
         let flow = &self.model.flows[leg.other()];
         let writable = self.model.is_up(leg) && !flow.sink_failed && flow.fins == 0;

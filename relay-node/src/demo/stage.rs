@@ -14,7 +14,7 @@ use crate::cli::Timeouts;
 use crate::control::{self, Command, Controller};
 use crate::endpoint::{Endpoint, Host, HostPort};
 use crate::inherited::Inherited;
-use crate::listen::{DEFAULT_SOCKET_MODE, listen};
+use crate::listen::{ListenOptions, listen};
 use crate::observer::{LogObserver, Observer, SessionEnded};
 use crate::resolve::Backend;
 use crate::server::{Plan, Route, Server};
@@ -112,12 +112,19 @@ fn node(routes: Vec<Route>) -> Result<Node, String> {
     let (controller, commands) = control::channel().map_err(|e| format!("no socket pair: {e}"))?;
     let witness = Arc::new(Witness::default());
     let observer = Arc::clone(&witness) as Arc<dyn Observer>;
-    let server = Server { routes, limits: Limits::default(), drain_timeout: Some(DRAIN), observer, commands };
+    let server = Server {
+        routes,
+        limits: Limits::default(),
+        threads: None,
+        drain_timeout: Some(DRAIN),
+        observer,
+        commands,
+    };
     Ok(Node { server, controller, witness })
 }
 
 fn route(listen_at: &Endpoint, connect: &Endpoint, tls: &Arc<Tls>) -> Result<Route, String> {
-    let listener = listen(listen_at, DEFAULT_SOCKET_MODE, &mut Inherited::none())
+    let listener = listen(listen_at, &ListenOptions::default(), &mut Inherited::none())
         .map_err(|e| format!("cannot listen on {listen_at}: {e}"))?;
     let backend = Backend::new(connect).map_err(|e| format!("cannot dial {connect}: {e}"))?;
     let plan = Plan::new(listener.local().clone(), backend, Some(tls), &Timeouts::default())

@@ -5,7 +5,7 @@ use relay_core::error::Failure;
 
 use super::pki::{Pair, identities};
 use super::wire::{Cut, End, Random, carry, pump};
-use crate::{ClientTls, CodecError, Name, ServerTls};
+use crate::{ClientTls, CodecError, DataPath, Name, ServerTls};
 
 fn ends(pair: &Pair) -> (End, End) {
     let (client, server) = pair.settings();
@@ -193,4 +193,28 @@ fn open_takes_nothing_but_one_record() {
     }
     let (_, mut server) = ends(&pair);
     assert!(!matches!(server.codec.open(&mut [22, 3, 3, 0, 1, 1]), Ok(Opened::Data(_))));
+}
+
+/// Neither as a server nor as a client: certificates are looked at every time.
+#[test]
+fn nothing_is_ever_resumed() {
+    use rustls::HandshakeKind;
+
+    let pair = Pair::new();
+    let (_, server) = pair.settings();
+    let mut end = End::new(server.codec());
+    let mut client = super::reference::client_with(&pair, |_| {});
+    super::reference::handshake(&mut end, &mut client);
+    end.to_send = b"data".to_vec();
+    super::reference::exchange(&mut end, &mut client).unwrap();
+    assert_eq!(client.tls13_tickets_received(), 0);
+
+    let client = ClientTls::builder(&pair.client).data_path(DataPath::Rustls).build().unwrap();
+    let reference = super::reference::server_config(&pair, |config| config.send_tls13_tickets = 2);
+    for _ in 0..3 {
+        let mut end = End::new(client.codec("10.0.0.1").unwrap());
+        let mut server = rustls::ServerConnection::new(reference.clone()).unwrap();
+        super::reference::handshake(&mut end, &mut server);
+        assert_eq!(server.handshake_kind(), Some(HandshakeKind::Full));
+    }
 }

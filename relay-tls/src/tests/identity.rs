@@ -72,6 +72,26 @@ fn alternative_names() {
 }
 
 #[test]
+fn an_ipv4_address_written_as_ipv6_is_the_same() {
+    let node = peer(&Leaf { names: vec![ip("::ffff:192.0.2.1")], ..Leaf::default() });
+    assert!(matches("ip:192.0.2.1", &node));
+    assert!(matches("ip:::ffff:192.0.2.1", &node));
+}
+
+#[test]
+fn the_last_common_name_counts() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "first");
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "between");
+    params.distinguished_name.push(rcgen::DnType::CustomDnType(vec![2, 5, 4, 3]), "last");
+    let der = params.self_signed(&key).unwrap().der().to_vec();
+    let both = PeerInfo::from_der(&der, Provider::default()).unwrap();
+    assert_eq!(both.common_name(), Some("last"));
+    assert!(matches("cn:last", &both) && !matches("cn:first", &both));
+}
+
+#[test]
 fn keys() {
     let (one, other) = (peer(&Leaf::default()), peer(&Leaf::default()));
     let rule = format!("spki:sha256:{}", Base64::encode_string(one.key_sha256()));

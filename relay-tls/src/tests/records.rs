@@ -163,6 +163,29 @@ fn floods_without_data_are_bounded() {
     }
 }
 
+/// What was asked for once is answered, even if the peer changes its keys again without asking.
+#[test]
+fn a_key_update_that_was_asked_for_is_not_forgotten() {
+    let pair = Pair::new();
+    for (asks, answers) in
+        [(&[true, false][..], 1), (&[false, true], 1), (&[true, true], 1), (&[false, false], 0)]
+    {
+        let mut scene = Scene::new(&pair, false);
+        for &requested in asks {
+            let record = scene.forger.codec.forge_key_update(requested);
+            scene.victim.incoming.extend(record);
+            scene.victim.open();
+            assert_eq!((scene.victim.failure, scene.victim.codec.control_pending()), (None, 0));
+        }
+        scene.goes_on();
+        scene.victim.to_send = b"answer".to_vec();
+        scene.victim.flush(&mut Cut::Whole);
+        carry(&mut scene.victim, &mut scene.forger, &mut Cut::Whole);
+        assert_eq!(scene.forger.received, b"answer");
+        assert_eq!(scene.victim.control_first, answers, "{asks:?}");
+    }
+}
+
 #[test]
 fn alerts_are_told_apart() {
     let pair = Pair::new();

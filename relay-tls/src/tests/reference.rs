@@ -16,6 +16,10 @@ pub(crate) fn server(pair: &Pair) -> ServerConnection {
 }
 
 pub(crate) fn server_with(pair: &Pair, change: impl Fn(&mut ServerConfig)) -> ServerConnection {
+    ServerConnection::new(server_config(pair, change)).unwrap()
+}
+
+pub(crate) fn server_config(pair: &Pair, change: impl Fn(&mut ServerConfig)) -> Arc<ServerConfig> {
     let crypto = Provider::default().crypto();
     let verifier = WebPkiClientVerifier::builder_with_provider(pair.server.roots().clone(), crypto.clone())
         .build()
@@ -27,7 +31,7 @@ pub(crate) fn server_with(pair: &Pair, change: impl Fn(&mut ServerConfig)) -> Se
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
     change(&mut config);
-    ServerConnection::new(Arc::new(config)).unwrap()
+    Arc::new(config)
 }
 
 pub(crate) fn client_with(pair: &Pair, change: impl Fn(&mut ClientConfig)) -> ClientConnection {

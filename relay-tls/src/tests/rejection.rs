@@ -5,7 +5,7 @@ use relay_core::error::Failure;
 
 use super::pki::{Authority, ClientAuth, Issued, Leaf, ServerAuth, dns, identities, ip, material};
 use super::wire::{Cut, End, pump};
-use crate::{ClientTls, Identity, Material, Pem, ServerTls};
+use crate::{Cause, ClientTls, Identity, Material, Pem, ServerTls};
 
 struct Case {
     authority: Authority,
@@ -180,6 +180,52 @@ fn an_identity_excuses_nothing_but_the_name() {
     }
 }
 
+/// What a program can act upon, and whom it was about.
+#[test]
+fn causes() {
+    let fresh = Case::new;
+    let check = |ends: (End, End), cause: Cause, alert: u8| {
+        let (client, server) = ends;
+        assert_eq!(client.codec.cause(), Some(cause));
+        let rejected = client.codec.rejected().unwrap();
+        assert_eq!(rejected.common_name(), Some("target"));
+        assert_eq!((server.codec.cause(), server.codec.rejected()), (Some(Cause::Alert(alert)), None));
+    };
+    let mut case = fresh();
+    case.server.years = (2000, 2001);
+    check(case.ends(&[], &[], None), Cause::Expired, 45);
+    case.server.years = (2090, 2100);
+    check(case.ends(&[], &[], None), Cause::NotValidYet, 45);
+    let mut case = fresh();
+    case.server.purposes = vec![ClientAuth];
+    check(case.ends(&[], &[], None), Cause::Purpose, 43);
+    let mut case = fresh();
+    case.server.names = vec![];
+    check(case.ends(&[], &[], None), Cause::OtherHost, 42);
+    check(case.ends(&[], &["cn:x"], None), Cause::OtherIdentity, 49);
+    for (list, cause, alert) in [
+        (case.authority.revoke(&[12], 2100), Cause::Revoked, 44),
+        (case.authority.revoke(&[], 2021), Cause::RevocationExpired, 48),
+        (Authority::new("another").revoke(&[], 2100), Cause::RevocationUnknown, 48),
+    ] {
+        check(case.ends(&[], &["cn:target"], Some(&list)), cause, alert);
+    }
+    let other = Authority::new("another");
+    let client = material(&case.authority.issue(&case.client), &case.authority);
+    let server = material(&other.issue(&case.server), &case.authority);
+    let ends = connect(&client, &server, vec![], vec![]);
+    assert!(ends.0.codec.error_text().unwrap().ends_with(", issued by cn:another"));
+    check(ends, Cause::UnknownAuthority, 48);
+    // Nobody's certificate, and no TLS at all.
+    let fresh = || End::new(ServerTls::builder(&client).build().unwrap().codec());
+    let mut end = fresh();
+    end.codec.frame(b"GET / HTTP/1.1").unwrap_err();
+    assert_eq!((end.codec.cause(), end.codec.rejected()), (Some(Cause::NoTls), None));
+    let mut end = fresh();
+    end.codec.transport_eof().unwrap_err();
+    assert_eq!(end.codec.cause(), Some(Cause::Silence));
+}
+
 #[test]
 fn revocation_on_both_sides() {
     let case = Case::new();
@@ -242,4 +288,5 @@ fn no_certificate_at_all() {
     assert_eq!(error, rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired));
     assert_eq!(end.failure, Some(Failure::Rejected));
     assert_eq!(end.codec.error_text(), Some("peer sent no certificate, and one is required"));
+    assert_eq!(end.codec.cause(), Some(Cause::NoCertificate));
 }

@@ -50,6 +50,7 @@ on_all_paths! {
     half_close_in_both_orders,
     what_follows_the_end_is_ignored,
     a_bare_end_is_truncation,
+    sending_outlives_truncation,
     every_changed_bit_is_noticed,
     damage_after_our_own_end,
     replayed_and_reordered_records_are_noticed,
@@ -139,6 +140,21 @@ fn a_bare_end_is_truncation(paths: Paths) {
     assert_eq!(server.codec.control_pending(), 0);
     assert_eq!(server.codec.frame(b""), Err(Failure::Truncated), "an error stays");
     assert!(server.codec.is_secured(), "never goes back");
+}
+
+/// Who hears nothing more can still speak, and end in good order.
+fn sending_outlives_truncation(paths: Paths) {
+    let pair = Pair::new();
+    let (mut client, mut server) = secured(&pair, paths, 2);
+    assert_eq!(server.codec.transport_eof(), Err(Failure::Truncated));
+    assert_eq!(server.codec.open(&mut [23, 3, 3, 0, 17]), Err(Failure::Truncated), "but not hear");
+    server.to_send = vec![9; 40_000];
+    server.close = true;
+    server.flush(&mut Cut::Whole);
+    assert_eq!(server.failure, None);
+    carry(&mut server, &mut client, &mut Cut::Whole);
+    assert!(client.received == [9; 40_000] && client.closed);
+    assert_eq!(server.codec.transport_eof(), Err(Failure::Truncated), "an error stays");
 }
 
 /// Any changed bit of a record, its header included, ends the session with an alert.

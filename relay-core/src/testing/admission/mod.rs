@@ -1,5 +1,7 @@
-//! Every reachable state of a small [`Gate`](crate::admission::Gate) and a small [`Order`](crate::admission::Order), each beside a model that keeps
-//! the facts apart; the rules they are held to; and mutants of the models, which must not pass.
+//! Every reachable state of a small [`Gate`](crate::admission::Gate), a small
+//! [`Order`](crate::admission::Order), a [`Dialer`](crate::admission::Dialer) and a
+//! [`Lingering`](crate::admission::Lingering), each beside a model that keeps the facts apart; and
+//! mutants of the models, which must not pass.
 //!
 //! A mutant is a defect of the model rather than of the code: the comparison cannot tell the
 //! difference, and the code that ships stays free of switches.
@@ -7,38 +9,20 @@
 use core::fmt;
 use core::hash::Hash;
 use std::collections::HashMap;
-use std::string::String;
 use std::vec::Vec;
 use std::{format, vec};
 
+use super::rules::Violation;
+
+mod dial;
 mod gate;
+mod linger;
 mod order;
 
+pub use dial::{AtDial, DialScene};
 pub use gate::{AtGate, GateScene};
+pub use linger::{AtLook, LingerScene};
 pub use order::{InLine, OrderScene};
-
-/// What must hold.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Rule {
-    /// Never more sessions or strangers than allowed, never more accepts in a turn.
-    A1,
-    /// Whom a readiness edge announced is accepted from as soon as nothing forbids it, without
-    /// another edge; while something temporary forbids it, there is a timer or a session to end.
-    A2,
-    /// What forbids accepting is what the formula says: stop, want of descriptors, limits with
-    /// hysteresis.
-    A3,
-    /// Listeners take turns: none is passed over more often than each other one of its kind has a
-    /// turn and as many of the other kind (here, of three, three times).
-    A4,
-    /// Whoever is first in line is dialed, and nobody else; no silent one before it is overtaken
-    /// early.
-    O1,
-    /// Nobody who is ready waits longer than the window for silent ones.
-    O2,
-    /// If anybody is ready, somebody may be dialed or a timer runs.
-    O3,
-}
 
 /// A model's defect; each must be noticed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -83,20 +67,20 @@ pub trait Scene: Clone + Eq + Hash + fmt::Debug {
     ///
     /// # Errors
     /// The rule that is broken, and how.
-    fn check(&self) -> Result<(), (Rule, String)>;
+    fn check(&self) -> Result<(), Violation>;
 }
 
 /// Visits everything that can be reached from `start`; returns how many states there are.
 ///
 /// # Errors
 /// The rule that is broken first, with the shortest way there.
-pub fn explore<S: Scene>(start: S) -> Result<usize, (Rule, String)> {
+pub fn explore<S: Scene>(start: S) -> Result<usize, Violation> {
     let mut known = HashMap::from([(start.clone(), 0)]);
     let mut scenes = vec![(start, None::<(usize, S::Action)>)];
     let mut at = 0;
     while at < scenes.len() {
         let scene = scenes[at].0.clone();
-        if let Err((rule, detail)) = scene.check() {
+        if let Err(Violation { rule, detail }) = scene.check() {
             let mut trace = vec![];
             let mut step = at;
             while let Some((parent, action)) = scenes[step].1 {
@@ -104,7 +88,8 @@ pub fn explore<S: Scene>(start: S) -> Result<usize, (Rule, String)> {
                 step = parent;
             }
             trace.reverse();
-            return Err((rule, format!("{detail}\n  after {trace:?}\n  {scene:?}")));
+            let detail = format!("{detail}\n  after {trace:?}\n  {scene:?}");
+            return Err(Violation { rule, detail });
         }
         for action in scene.actions() {
             let next = scene.after(action);
@@ -116,8 +101,4 @@ pub fn explore<S: Scene>(start: S) -> Result<usize, (Rule, String)> {
         at += 1;
     }
     Ok(scenes.len())
-}
-
-fn demand_that(rule: Rule, holds: bool, detail: impl FnOnce() -> String) -> Result<(), (Rule, String)> {
-    if holds { Ok(()) } else { Err((rule, detail())) }
 }

@@ -1,11 +1,11 @@
 //! An order, what is known about it, and everything that can happen to it.
 
 use core::time::Duration;
-use std::string::String;
 use std::vec::Vec;
 use std::{format, vec};
 
-use super::{Mutant, Rule, Scene, demand_that};
+use super::super::rules::{Rule, Violation, demand_that};
+use super::{Mutant, Scene};
 use crate::admission::{Order, Ticket};
 use crate::time::Instant;
 
@@ -159,7 +159,7 @@ impl Scene for OrderScene {
             InLine::Expire => {
                 if let Some(until) = self.order.next_timeout() {
                     next.order.handle_timeout(Instant::from_nanos(until.as_nanos() - 1));
-                    assert_eq!(next.order, self.order, "an early call changes nothing");
+                    assert_eq!(next.order, self.order, "O1 broken: a timer fired early");
                     next.now = next.now.max(until);
                 }
             }
@@ -170,7 +170,7 @@ impl Scene for OrderScene {
         next
     }
 
-    fn check(&self) -> Result<(), (Rule, String)> {
+    fn check(&self) -> Result<(), Violation> {
         let (is, ought) = (self.order.turn(), self.turn().map(|index| self.fronts[index].ticket));
         let first = self.first();
         let late = |front: &Front| front.ready.is_some_and(|since| self.now.since(since) >= WINDOW);

@@ -8,12 +8,21 @@
 //!
 //! [`Relay`]: crate::relay::Relay
 
+mod batch;
+mod conn;
+mod crowd;
+mod fuzz;
 mod net;
 mod peer;
+mod plan;
 mod run;
 
-pub use net::Faults;
-pub use run::{Plan, Summary, run};
+pub use batch::{Seeds, tell_all};
+pub use crowd::{CrowdPlan, CrowdSummary, crowd};
+pub use fuzz::relay_states;
+pub use plan::{Ends, Faults, Plan};
+use run::guarded;
+pub use run::{Summary, run};
 
 use alloc::boxed::Box;
 
@@ -27,15 +36,23 @@ pub trait Family {
     /// Both plain and secure ones.
     type Codec: Codec;
 
-    /// The relay's end and the peer's end of one leg. `dials` says whether the relay is the client;
-    /// `stranger` that the peer is one whom the relay must not accept.
-    fn pair(
-        &mut self,
-        rng: &mut Rng,
-        secure: bool,
-        dials: bool,
-        stranger: bool,
-    ) -> (Self::Codec, Self::Codec);
+    /// The relay's end and the peer's end of one leg.
+    fn pair(&mut self, rng: &mut Rng, parts: Parts) -> (Self::Codec, Self::Codec);
+}
+
+/// Who plays which part on a leg.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Parts {
+    /// There is a handshake.
+    pub secure: bool,
+    /// The relay dials, and so is the client.
+    pub dials: bool,
+    /// The peer is one whom the relay must not accept.
+    pub stranger: bool,
+    /// Much is to be sent.
+    pub bulk: bool,
+    /// The peer sends data before its handshake is complete.
+    pub hasty: bool,
 }
 
 /// Plain legs and legs with the toy channel.
@@ -54,23 +71,27 @@ pub enum ToyOrPlain {
 impl Family for ToyFamily {
     type Codec = ToyOrPlain;
 
-    fn pair(&mut self, rng: &mut Rng, secure: bool, dials: bool, stranger: bool) -> (ToyOrPlain, ToyOrPlain) {
-        if !secure {
+    fn pair(&mut self, rng: &mut Rng, parts: Parts) -> (ToyOrPlain, ToyOrPlain) {
+        if !parts.secure {
             return (ToyOrPlain::Plain(Plain), ToyOrPlain::Plain(Plain));
         }
-        let sizes = [4, 7, 64, 1000, 16_384];
+        let sizes: &[usize] = if parts.bulk { &[1000, 16_384] } else { &[4, 7, 64, 1000, 16_384] };
         let ours = ToyConfig {
-            client: dials,
+            client: parts.dials,
             credential: 1,
             expects: 2,
             payload_max: sizes[rng.below(sizes.len())],
             hello: 1 + rng.below(40),
             rekey_after: 1 + rng.next() % 40,
             ask_rekey: rng.chance(50),
+            hasty: false,
+            lenient: true,
         };
         let theirs = ToyConfig {
-            client: !dials,
-            credential: if stranger { 3 } else { 2 },
+            client: !parts.dials,
+            credential: if parts.stranger { 3 } else { 2 },
+            hasty: parts.hasty,
+            lenient: false,
             expects: 1,
             hello: 1 + rng.below(40),
             rekey_after: 1 + rng.next() % 40,

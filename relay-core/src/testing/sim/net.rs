@@ -1,66 +1,67 @@
 //! The simulated transport: two byte pipes a leg, with the manners of a kernel's sockets.
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use std::format;
 
 use super::super::rng::Rng;
+use super::super::rules::{Rule, Violation};
+use super::plan::Faults;
 use crate::error::Failure;
 use crate::leg::{Leg, PerLeg};
 use crate::pump::{Ready, Transport, TryError};
+use crate::session::Input;
 
-/// Which kinds of trouble a run has. Swarm testing: each is on or off for all of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Faults {
-    /// Reads and writes move less than they could.
-    pub short: bool,
-    /// A call would block although it need not; an edge follows.
-    pub would_block: bool,
-    /// A signal comes first.
-    pub interrupted: bool,
-    /// Edges that mean nothing.
-    pub spurious: bool,
-    /// Peers reset.
-    pub reset: bool,
-    /// Peers vanish without their orderly end.
-    pub truncate: bool,
-    /// Peers stop reading for a while.
-    pub stall: bool,
-    /// Dials fail.
-    pub dial: bool,
-    /// The operator drains or aborts.
-    pub stop: bool,
-    /// Time jumps while work is waiting.
-    pub late: bool,
-    /// Front is somebody who must not get in.
-    pub stranger: bool,
-}
-
-impl Faults {
-    /// A choice of them.
-    pub(super) fn choose(rng: &mut Rng) -> Self {
-        let mut on = |percent| rng.chance(percent);
-        Self {
-            short: on(50),
-            would_block: on(40),
-            interrupted: on(30),
-            spurious: on(40),
-            reset: on(20),
-            truncate: on(20),
-            stall: on(40),
-            dial: on(15),
-            stop: on(15),
-            late: on(25),
-            stranger: on(5),
-        }
-    }
-}
+/// A turn of the pump that calls the transport more often than this spins.
+const CALLS_PER_TURN: u32 = 1_000_000;
 
 /// One direction of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Pipe {
     pub(super) bytes: VecDeque<u8>,
     pub(super) capacity: usize,
+    /// Lengths of the writes in it, if their number is limited, too.
+    slots: VecDeque<usize>,
+    pub(super) slot_limit: Option<usize>,
     /// The writer is done.
     pub(super) fin: bool,
+}
+
+impl Pipe {
+    fn room(&self) -> usize {
+        let no_slot = self.slot_limit.is_some_and(|limit| self.slots.len() >= limit);
+        if no_slot { 0 } else { self.capacity - self.bytes.len() }
+    }
+
+    fn put(&mut self, slices: &[&[u8]], count: usize) {
+        let mut left = count;
+        for slice in slices {
+            let part = left.min(slice.len());
+            self.bytes.extend(&slice[..part]);
+            left -= part;
+        }
+        if self.slot_limit.is_some() {
+            self.slots.push_back(count);
+        }
+    }
+
+    /// Moves up to `count` bytes behind `out`; returns how many.
+    pub(super) fn take(&mut self, count: usize, out: &mut Vec<u8>) -> usize {
+        let count = count.min(self.bytes.len());
+        out.extend(self.bytes.drain(..count));
+        let mut left = count;
+        while let Some(first) = self.slots.front_mut()
+            && left > 0
+        {
+            let part = left.min(*first);
+            *first -= part;
+            left -= part;
+            if *first == 0 {
+                self.slots.pop_front();
+            }
+        }
+        count
+    }
 }
 
 /// One connection of the relay's.
@@ -72,25 +73,33 @@ pub(super) struct Wire {
     pub(super) reset: Option<Failure>,
     /// The peer takes nothing more.
     pub(super) gone: bool,
+    /// Writes take nothing any more, without a word.
+    pub(super) dead_end: bool,
     /// The relay found no room to write and waits for an edge.
     wants_room: bool,
     /// Edges that the runtime has not seen yet.
     pub(super) edges: Ready,
+    /// What the relay must take for ready: an edge was seen and no call would have blocked since.
+    pub(super) known: Ready,
+    /// It was written to without that. Excusable only as a last word.
+    pub(super) written_early: bool,
+    /// The last write took all that it was offered.
+    pub(super) took_all: bool,
 }
 
 impl Wire {
-    pub(super) fn peer_sent(&mut self) {
+    pub(super) const fn peer_sent(&mut self) {
         self.edges.readable = true;
     }
 
-    pub(super) fn peer_took(&mut self) {
+    pub(super) const fn peer_took(&mut self) {
         if self.wants_room {
             self.wants_room = false;
             self.edges.writable = true;
         }
     }
 
-    pub(super) fn peer_reset(&mut self) {
+    pub(super) const fn peer_reset(&mut self) {
         self.reset = Some(Failure::Reset);
         self.gone = true;
         self.edges = Ready::BOTH;
@@ -102,27 +111,66 @@ impl Wire {
 pub(super) struct Net {
     pub(super) wires: PerLeg<Wire>,
     pub(super) faults: Faults,
+    pub(super) storming: bool,
     pub(super) rng: Rng,
     /// Calls of the transport so far.
     pub(super) calls: u64,
+    pub(super) calls_this_turn: u32,
+    /// What calls on plain legs amount to, for the reference model.
+    pub(super) told: Vec<Input>,
+    pub(super) broken: Option<Violation>,
 }
 
 impl Net {
-    fn trouble(&mut self, leg: Leg, reading: bool) -> Result<(), TryError> {
+    pub(super) fn new(faults: Faults, rng: Rng) -> Self {
+        Self {
+            wires: PerLeg::default(),
+            faults,
+            storming: false,
+            rng,
+            calls: 0,
+            calls_this_turn: 0,
+            told: Vec::new(),
+            broken: None,
+        }
+    }
+
+    fn breaks(&mut self, rule: Rule, detail: &str) {
+        if self.broken.is_none() {
+            self.broken = Some(Violation { rule, detail: detail.into() });
+        }
+    }
+
+    /// Counts the call and holds it to L5; then what may come before its own result.
+    fn begin(&mut self, leg: Leg, reading: bool) -> Result<(), TryError> {
         self.calls += 1;
+        self.calls_this_turn += 1;
+        assert!(self.calls_this_turn < CALLS_PER_TURN, "{:?} broken: the pump spins", Rule::L5);
+        let known = self.wires[leg].known;
+        if reading && !known.readable {
+            self.breaks(Rule::L5, &format!("{leg}: read again without a fresh edge"));
+        }
+        self.wires[leg].written_early |= !reading && !known.writable;
         if self.faults.interrupted && self.rng.chance(5) {
             return Err(TryError::Interrupted);
         }
-        if self.faults.would_block && self.rng.chance(20) {
-            let edges = &mut self.wires[leg].edges;
-            if reading {
-                edges.readable = true;
-            } else {
-                edges.writable = true;
-            }
-            return Err(TryError::WouldBlock);
+        let blocks = if self.storming { 90 } else { 20 };
+        if (self.faults.would_block || self.storming) && self.rng.chance(blocks) {
+            return Err(self.block(leg, reading, true));
         }
         Ok(())
+    }
+
+    fn block(&mut self, leg: Leg, reading: bool, edge_follows: bool) -> TryError {
+        let wire = &mut self.wires[leg];
+        if reading {
+            wire.known.readable = false;
+            wire.edges.readable |= edge_follows;
+        } else {
+            wire.known.writable = false;
+            wire.edges.writable |= edge_follows;
+        }
+        TryError::WouldBlock
     }
 
     fn shorten(&mut self, count: usize) -> usize {
@@ -133,57 +181,88 @@ impl Net {
 
 impl Transport for Net {
     fn try_read(&mut self, leg: Leg, slices: &mut [&mut [u8]]) -> Result<usize, TryError> {
-        self.trouble(leg, true)?;
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-        assert!(offered > 0, "the pump reads into nothing");
-        let there = self.wires[leg].to_relay.bytes.len();
+        assert!(offered > 0, "{:?} broken: the pump reads into nothing", Rule::L2);
+        self.begin(leg, true)?;
+        let wire = &mut self.wires[leg];
+        let there = wire.to_relay.bytes.len();
         if there == 0 {
-            let wire = &mut self.wires[leg];
             if let Some(failure) = wire.reset.take() {
                 wire.to_relay.fin = true;
+                self.told.push(Input::ReadFailed(leg, failure));
                 return Err(TryError::Failed(failure));
             }
-            return if wire.to_relay.fin || wire.gone { Ok(0) } else { Err(TryError::WouldBlock) };
+            if wire.to_relay.fin || wire.gone {
+                self.told.push(Input::Eof(leg));
+                return Ok(0);
+            }
+            return Err(self.block(leg, true, false));
         }
         let count = self.shorten(there.min(offered));
-        let mut bytes = self.wires[leg].to_relay.bytes.drain(..count);
-        for (to, from) in slices.iter_mut().flat_map(|slice| slice.iter_mut()).zip(&mut bytes) {
-            *to = from;
+        let bytes = &mut self.wires[leg].to_relay.bytes;
+        let mut left = count;
+        for slice in slices {
+            let part = left.min(slice.len());
+            for (to, from) in slice[..part].iter_mut().zip(bytes.drain(..part)) {
+                *to = from;
+            }
+            left -= part;
         }
+        self.told.push(Input::Read(leg, count));
         Ok(count)
     }
 
     fn try_write(&mut self, leg: Leg, slices: &[&[u8]]) -> Result<usize, TryError> {
-        assert!(!self.wires[leg].from_relay.fin, "the pump writes after its FIN");
+        if self.wires[leg].from_relay.fin {
+            self.breaks(Rule::S3, &format!("{leg}: written to after its FIN"));
+        }
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-        assert!(offered > 0, "the pump writes nothing");
-        self.trouble(leg, false)?;
+        assert!(offered > 0, "{:?} broken: the pump writes nothing", Rule::L2);
+        self.wires[leg].took_all = false;
+        self.begin(leg, false)?;
         let wire = &mut self.wires[leg];
-        if let Some(failure) = wire.reset.take() {
+        if let Some(failure) = write_failure(wire) {
+            self.told.push(Input::WriteFailed(leg, failure));
             return Err(TryError::Failed(failure));
         }
-        if wire.gone {
-            return Err(TryError::Failed(Failure::BrokenPipe));
+        if wire.dead_end {
+            self.told.push(Input::WriteFailed(leg, Failure::WriteZero));
+            return Ok(0);
         }
-        let room = wire.from_relay.capacity - wire.from_relay.bytes.len();
+        let room = wire.from_relay.room();
         if room == 0 {
             wire.wants_room = true;
-            return Err(TryError::WouldBlock);
+            return Err(self.block(leg, false, false));
         }
         let count = self.shorten(room.min(offered));
-        let wire = &mut self.wires[leg];
-        wire.from_relay.bytes.extend(slices.iter().flat_map(|slice| slice.iter()).take(count));
+        self.wires[leg].from_relay.put(slices, count);
+        self.wires[leg].took_all = count == offered;
+        self.told.push(Input::Wrote(leg, count));
         Ok(count)
     }
 
     fn shut_write(&mut self, leg: Leg) -> Result<(), TryError> {
-        self.trouble(leg, false)?;
+        self.begin(leg, false)?;
         let wire = &mut self.wires[leg];
-        assert!(!wire.from_relay.fin, "the pump sends a second FIN");
+        if wire.from_relay.fin {
+            self.breaks(Rule::S3, &format!("{leg}: a second FIN"));
+            return Ok(());
+        }
         if let Some(failure) = wire.reset.take() {
+            self.told.push(Input::WriteFailed(leg, failure));
             return Err(TryError::Failed(failure));
         }
         wire.from_relay.fin = true;
+        self.told.push(Input::ShutDown(leg));
         Ok(())
+    }
+}
+
+/// The reset once, EPIPE from then on (send(2)).
+const fn write_failure(wire: &mut Wire) -> Option<Failure> {
+    match wire.reset.take() {
+        Some(failure) => Some(failure),
+        None if wire.gone => Some(Failure::BrokenPipe),
+        None => None,
     }
 }

@@ -1,58 +1,25 @@
-//! One simulated connection from accept to close, and what must be true of it.
+//! One simulated connection from accept to close, with a clock.
 
 use core::time::Duration;
 use std::format;
-use std::string::{String, ToString};
+use std::string::String;
 
 use super::super::rng::Rng;
 use super::super::rules::{Rule, Violation, demand_that};
 use super::Family;
-use super::net::{Faults, Net, Wire};
-use super::peer::{Peer, Seen};
-use crate::codec::Codec;
-use crate::config::Config;
+use super::conn::Conn;
+use super::plan::Plan;
+use crate::admission::Dialer;
 use crate::error::Failure;
-use crate::leg::{Leg, PerLeg};
-use crate::pool::{LARGEST, Pool};
-use crate::pump::{Pumped, Ready, pump};
-use crate::relay::Relay;
-use crate::session::{Close, Outcome, Stop};
+use crate::leg::Leg;
+use crate::pool::Pool;
+use crate::session::{EndReason, Outcome, Stop};
 use crate::time::Instant;
 
 /// Healing must be over after so many rounds, and so many more for each byte that is sent: in the
 /// worst plans a record of four bytes crosses a pipe of three.
 const HEALING_ROUNDS: u64 = 10_000;
 const HEALING_ROUNDS_PER_BYTE: u64 = 20;
-
-/// What one run is about. All of it follows from the seed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Plan {
-    /// Tells the whole story.
-    pub seed: u64,
-    /// Which legs have a handshake.
-    pub secure: PerLeg<bool>,
-    /// Bytes that each peer sends.
-    pub bytes: PerLeg<u64>,
-    /// Most bytes that a peer or the network moves at once.
-    pub most: usize,
-    /// The kinds of trouble.
-    pub faults: Faults,
-}
-
-impl Plan {
-    /// The plan that `seed` stands for; peers send less than `bytes_bound` each.
-    #[must_use]
-    pub fn new(seed: u64, bytes_bound: usize) -> Self {
-        let mut rng = Rng::new(seed);
-        let secure = PerLeg::new(rng.chance(40), rng.chance(40));
-        let sizes = [3, 40, 700, 9000, 100_000];
-        let most = sizes[rng.below(sizes.len())];
-        // Tiny steps make a long story of few bytes.
-        let bound = bytes_bound.min(most * 2000);
-        let bytes = PerLeg::new(rng.below(bound) as u64, rng.below(bound) as u64);
-        Self { seed, secure, bytes, most, faults: Faults::choose(&mut rng) }
-    }
-}
 
 /// How a run went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,18 +32,16 @@ pub struct Summary {
     pub took: Duration,
 }
 
-struct Sim<'a, F: Family> {
+pub(super) struct Sim<'a, F: Family> {
     family: &'a mut F,
     plan: Plan,
-    relay: Relay<F::Codec>,
-    net: Net,
-    peers: PerLeg<Option<Peer<F::Codec>>>,
-    ready: PerLeg<Ready>,
-    pool: Pool,
-    rng: Rng,
-    now: Instant,
-    /// The relay may have something to do.
-    runnable: bool,
+    pub(super) conn: Conn<F::Codec>,
+    dialer: Dialer,
+    /// Dials that are refused before one is not.
+    refusals: usize,
+    pub(super) pool: Pool,
+    pub(super) rng: Rng,
+    pub(super) now: Instant,
     stops: u8,
 }
 
@@ -86,283 +51,170 @@ struct Sim<'a, F: Family> {
 /// The rule that was broken, with the plan, which replays it.
 pub fn run<F: Family>(family: &mut F, plan: Plan) -> Result<Summary, String> {
     let mut sim = Sim::new(family, plan);
-    sim.play().map_err(|violation| {
-        let (session, ready, peers) = (sim.relay.session(), &sim.ready, &sim.peers);
-        format!("{violation}\n  {plan:?}\n  {session:?}\n  {ready:?}\n  {:?}", peers.as_ref().map(describe))
+    guarded(|| sim.play()).map_err(|violation| format!("{violation}\n  {}", sim.conn.describe()))
+}
+
+/// Runs `play`; a panic in it breaks C1, unless it names its rule itself.
+pub(super) fn guarded<T>(play: impl FnOnce() -> Result<T, Violation>) -> Result<T, Violation> {
+    // What is left behind is only described, and then thrown away.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(play)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+        Err(Violation { rule: Rule::C1, detail: text.into() })
     })
 }
 
-fn describe<C>(peer: &Option<Peer<C>>) -> String {
-    peer.as_ref().map_or_else(String::new, Peer::describe)
-}
-
 impl<'a, F: Family> Sim<'a, F> {
-    fn new(family: &'a mut F, plan: Plan) -> Self {
+    pub(super) fn new(family: &'a mut F, plan: Plan) -> Self {
         let mut rng = Rng::new(plan.seed ^ 0x5eed);
-        let config = Self::config(&plan, &mut rng);
-        let stranger = plan.faults.stranger;
-        let (front, peer) = family.pair(&mut rng, plan.secure.front, false, stranger);
         let now = Instant::ZERO;
-        let peer = Peer::new(peer, 1, 2, plan.bytes.front);
-        let mut wires: PerLeg<Wire> = PerLeg::default();
-        for leg in Leg::BOTH {
-            wires[leg].to_relay.capacity = 1 + rng.below(4 * plan.most);
-            wires[leg].from_relay.capacity = 1 + rng.below(4 * plan.most);
-        }
-        let net = Net { wires, faults: plan.faults, rng: Rng::new(rng.next()), calls: 0 };
+        let conn = Conn::new(family, plan, &mut rng, now);
         Self {
             family,
             plan,
-            relay: Relay::new(config, front, now),
-            net,
-            peers: PerLeg::new(Some(peer), None),
-            ready: PerLeg::new(Ready::BOTH, Ready::default()),
+            conn,
+            dialer: Dialer::new(1 + rng.below(3), rng.next()),
+            refusals: if plan.faults.dial { rng.below(20) } else { 0 },
             pool: Pool::default(),
             rng,
             now,
-            runnable: true,
             stops: 0,
         }
     }
 
-    fn config(plan: &Plan, rng: &mut Rng) -> Config {
-        let mut limit = |percent, secs| rng.chance(percent).then(|| Duration::from_secs(secs));
-        let timers = Config {
-            dial_timeout: Some(Duration::from_secs(10)),
-            secure_timeout: Some(Duration::from_secs(11)),
-            idle_timeout: limit(10, 40),
-            half_open_timeout: limit(80, 60),
-            max_lifetime: limit(10, 3600),
-            ..Config::new(1)
-        };
-        // a record must fit, or nothing would ever move
-        let capacities = [16_384, 40_000, LARGEST];
-        let small = [1, 2, 10, 300];
-        let mut capacity = |secure: bool| {
-            if secure || rng.chance(50) {
-                capacities[rng.below(capacities.len())]
-            } else {
-                small[rng.below(small.len())]
-            }
-        };
-        Config {
-            capacity: PerLeg::new(capacity(plan.secure.front), capacity(plan.secure.back)),
-            secure: plan.secure,
-            linger: PerLeg::both(Duration::from_secs(rng.next() % 2)),
-            ..timers
-        }
+    pub(super) fn is_open(&self) -> bool {
+        self.conn.outcome().is_none()
     }
 
     fn play(&mut self) -> Result<Summary, Violation> {
-        let chaos = self.rng.below(4000);
-        for _ in 0..chaos {
-            if self.relay.outcome().is_some() {
+        for _ in 0..self.plan.chaos {
+            if !self.is_open() {
                 break;
             }
-            self.disturb();
+            self.disturb()?;
             self.round()?;
         }
         self.heal();
+        self.finish()
+    }
+
+    /// Without more trouble it must end by itself.
+    pub(super) fn finish(&mut self) -> Result<Summary, Violation> {
         let bytes = self.plan.bytes.front + self.plan.bytes.back;
         let bound = HEALING_ROUNDS + HEALING_ROUNDS_PER_BYTE * bytes;
         let mut rounds = 0;
-        while self.relay.outcome().is_none() {
+        while self.is_open() {
             rounds += 1;
             demand_that(Rule::L3, rounds < bound, || {
-                "the peers make progress, the relay does not close".to_string()
+                "the peers make progress, the relay does not close".into()
             })?;
             self.round()?;
         }
         self.judge()
     }
 
-    /// Trouble that comes from outside.
-    fn disturb(&mut self) {
+    fn disturb(&mut self) -> Result<(), Violation> {
+        self.conn.disturb(&mut self.rng);
         let faults = self.plan.faults;
-        let leg = if self.rng.chance(50) { Leg::Front } else { Leg::Back };
-        if let Some(peer) = &mut self.peers[leg] {
-            let wire = &mut self.net.wires[leg];
-            if faults.reset && self.rng.chance(1) && self.rng.chance(20) && !wire.gone {
-                wire.peer_reset();
-            } else if faults.truncate && self.rng.chance(1) && self.rng.chance(20) && !peer.fin_sent {
-                peer.vanish(wire);
-            }
-            if faults.stall && self.rng.chance(3) {
-                peer.stalled = !peer.stalled;
-            }
-        }
-        if faults.spurious && self.rng.chance(10) {
-            self.net.wires[leg].edges = Ready::BOTH;
-        }
-        if faults.stop && self.stops < 3 && self.rng.chance(1) && self.rng.chance(10) {
+        if faults.stop && self.stops < 3 && self.rng.below(self.plan.calm) == 0 {
             self.stops += 1;
             let until = self.now + Duration::from_secs(self.rng.next() % 100);
             let stop = if self.rng.chance(30) { Stop::Abort } else { Stop::Drain { until } };
-            self.relay.stop(self.now, stop);
-            self.runnable = true;
+            self.conn.stop(stop, self.now);
         }
         if faults.late && self.rng.chance(2) {
             self.now = self.now + Duration::from_millis(self.rng.next() % 3000);
-            self.relay.handle_timeout(self.now);
-            self.runnable = true;
+            self.dialer.handle_timeout(self.now);
+            self.conn.on_time(self.now)?;
         }
+        Ok(())
     }
 
-    fn heal(&mut self) {
-        self.net.faults = Faults::default();
-        self.plan.faults = Faults::default();
-        for leg in Leg::BOTH {
-            if let Some(peer) = &mut self.peers[leg] {
-                peer.stalled = false;
-            }
-        }
+    pub(super) fn heal(&mut self) {
+        self.conn.heal();
+        self.refusals = 0;
     }
 
-    /// Everybody gets a chance, in an order that the seed tells; if nobody can do anything, time
-    /// passes.
-    fn round(&mut self) -> Result<(), Violation> {
-        let mut active = false;
-        let first = self.rng.below(4);
-        for turn in 0..4 {
-            match (first + turn) % 4 {
-                0 => active |= self.peer_acts(Leg::Front),
-                1 => active |= self.peer_acts(Leg::Back),
-                2 => active |= self.see_edges(),
-                _ => active |= self.pump()?,
-            }
-        }
+    /// Everybody gets a chance; if nobody can do anything, time passes.
+    pub(super) fn round(&mut self) -> Result<(), Violation> {
+        let mut active = self.conn.turn(&mut self.pool, &mut self.rng, self.now)?;
         active |= self.dial();
-        if !active && self.relay.outcome().is_none() {
+        let idle = self.is_open() && !self.conn.runnable && self.conn.relay.held() == 0;
+        demand_that(Rule::S2, !idle || self.pool.lent() == 0, || {
+            format!("{} bytes of buffers are kept for nothing", self.pool.lent())
+        })?;
+        if !active && self.is_open() && !self.conn.runnable && !self.conn.has_edges() {
             self.pass_time()?;
         }
         Ok(())
     }
 
-    fn peer_acts(&mut self, leg: Leg) -> bool {
-        let Some(peer) = &mut self.peers[leg] else { return false };
-        peer.act(&mut self.net.wires[leg], &mut self.rng, self.plan.most)
-    }
-
-    fn see_edges(&mut self) -> bool {
-        let mut seen = false;
-        for leg in Leg::BOTH {
-            let edges = core::mem::take(&mut self.net.wires[leg].edges);
-            self.ready[leg].readable |= edges.readable;
-            self.ready[leg].writable |= edges.writable;
-            seen |= edges != Ready::default();
+    pub(super) fn dial(&mut self) -> bool {
+        if !self.may_dial() {
+            return false;
         }
-        self.runnable |= seen;
-        seen
-    }
-
-    fn dial(&mut self) -> bool {
-        if !self.relay.wants_connect() || self.rng.chance(50) {
-            return self.relay.wants_connect();
+        if self.rng.chance(50) {
+            return true; // not yet
         }
-        if self.plan.faults.dial && self.rng.chance(30) {
-            self.relay.setup_failed(self.now, Leg::Back, Failure::Refused);
-        } else {
-            let (back, peer) = self.family.pair(&mut self.rng, self.plan.secure.back, true, false);
-            self.relay.connected(self.now, back);
-            self.peers.back = Some(Peer::new(peer, 2, 1, self.plan.bytes.back));
-            self.ready.back = Ready::BOTH;
+        self.dialer.started();
+        if self.refusals == 0 {
+            self.conn.connect(self.family, &mut self.rng, self.now);
+            return true;
         }
-        self.runnable = true;
+        self.refusals -= 1;
+        let reasons = [Failure::Refused, Failure::NotFound, Failure::Busy, Failure::Unreachable];
+        let reason = reasons[self.rng.below(reasons.len())];
+        self.refuse(reason);
         true
     }
 
-    fn pump(&mut self) -> Result<bool, Violation> {
-        if !core::mem::take(&mut self.runnable) || self.relay.outcome().is_some() {
-            return Ok(false);
+    /// A dial fails.
+    pub(super) fn refuse(&mut self, failure: Failure) {
+        self.dialer.failed(self.now, failure);
+        if let Some(failure) = self.dialer.given_up() {
+            self.conn.unreachable(failure, self.now);
         }
-        let budget = 1 + self.rng.below(4 * self.plan.most);
-        let before = self.net.calls;
-        let pumped = self.pump_once(budget);
-        let held = self.relay.held();
-        let bound = 4 * (LARGEST + (20 << 10));
-        demand_that(Rule::S2, held <= bound, || format!("{held} bytes in buffers"))?;
-        match pumped {
-            Pumped::Again => self.runnable = true,
-            Pumped::Done => {}
-            Pumped::Idle => {
-                let calls = self.net.calls;
-                let again = self.pump_once(budget);
-                demand_that(Rule::L5, again == Pumped::Idle && calls == self.net.calls, || {
-                    format!("idle, and yet it goes on: {again:?}")
-                })?;
-            }
-        }
-        Ok(self.net.calls > before)
     }
 
-    fn pump_once(&mut self, budget: usize) -> Pumped {
-        pump(&mut self.relay, &mut self.net, &mut self.ready, &mut self.pool, self.now, budget)
+    /// A dial may be begun now.
+    pub(super) fn may_dial(&self) -> bool {
+        self.conn.relay.wants_connect() && self.dialer.wants_dial().is_some()
     }
 
-    /// Nothing can happen before the next timer: exactly there goes the clock.
+    /// Nothing can happen before the next timer: exactly there goes the clock. Peers that sleep are
+    /// woken instead, or not: then the timer fires for a reason.
     fn pass_time(&mut self) -> Result<(), Violation> {
-        let unstalled = Leg::BOTH
-            .into_iter()
-            .any(|leg| self.peers[leg].as_mut().is_some_and(|peer| core::mem::take(&mut peer.stalled)));
-        if unstalled || self.runnable {
+        if self.rng.chance(80) && self.conn.wake_peers() {
             return Ok(());
         }
-        let Some((at, timer)) = self.relay.next_timeout() else {
-            return Err(Violation {
-                rule: Rule::L1,
-                detail: "stuck: nothing can happen and no timer runs".into(),
-            });
+        let redial = self.dialer.next_timeout().filter(|_| self.conn.relay.wants_connect());
+        let timeout = self.conn.relay.next_timeout().map(|(at, _)| at);
+        let Some(at) = redial.into_iter().chain(timeout).min() else {
+            let woken = self.conn.wake_peers() || self.conn.lose_patience();
+            return demand_that(Rule::L1, woken, || "nothing can happen and no timer runs".into());
         };
         self.now = self.now.max(at);
-        self.relay.handle_timeout(self.now);
-        self.runnable = true;
-        demand_that(Rule::S8, self.relay.outcome().is_some(), || {
-            format!("{timer:?} was due and did not fire")
-        })
+        self.dialer.handle_timeout(self.now);
+        demand_that(Rule::D1, redial != Some(at) || self.dialer.wants_dial().is_some(), || {
+            format!("the pause before the next dial is over: {:?}", self.dialer)
+        })?;
+        self.conn.on_time(self.now)
     }
 
     fn judge(&mut self) -> Result<Summary, Violation> {
-        let Some(outcome) = self.relay.outcome().copied() else {
-            return Err(Violation { rule: Rule::L3, detail: "no outcome".into() });
-        };
-        self.relay.release(&mut self.pool);
+        let outcome = self.conn.judge(&mut self.pool)?;
         let lent = self.pool.lent();
         demand_that(Rule::S2, lent == 0, || format!("{lent} bytes of buffers not given back"))?;
+        let gave_up = self.dialer.given_up();
         for leg in Leg::BOTH {
-            if let Some(mut peer) = self.peers[leg].take() {
-                self.judge_leg(leg, &mut peer, &outcome)?;
+            if let EndReason::SetupFailed(Leg::Back, failure) = outcome.flows[leg].reason
+                && self.conn.relay.codec(Leg::Back).is_none()
+            {
+                demand_that(Rule::D1, gave_up == Some(failure), || {
+                    format!("the dial ended with {failure}: {:?}", self.dialer)
+                })?;
             }
         }
-        Ok(Summary { outcome, calls: self.net.calls, took: self.now.since(Instant::ZERO) })
-    }
-
-    fn judge_leg(&mut self, leg: Leg, peer: &mut Peer<F::Codec>, outcome: &Outcome) -> Result<(), Violation> {
-        let wire = &mut self.net.wires[leg];
-        let was_gone = wire.gone;
-        if !was_gone {
-            peer.finish(wire, outcome.close[leg] == Close::Reset);
-        }
-        let came = outcome.flows[leg.other()];
-        demand_that(Rule::S1, peer.wrong.is_none(), || format!("{leg}: {:?}", peer.wrong))?;
-        demand_that(Rule::S1, peer.received <= came.read, || {
-            format!("{leg}: got {} of {came:?}", peer.received)
-        })?;
-        let secured = self.relay.codec(leg).is_some_and(Codec::is_secured);
-        if was_gone || !secured {
-            return Ok(());
-        }
-        demand_that(Rule::S1, peer.received >= came.delivered, || {
-            format!("{leg}: got {}, counted as delivered: {came:?}", peer.received)
-        })?;
-        let orderly = peer.seen == Some(Seen::Orderly);
-        demand_that(Rule::S3, !orderly || came.reason.is_clean(), || {
-            format!("{leg}: saw a clean end of what ended as {came:?}")
-        })?;
-        demand_that(Rule::S5, orderly || !came.reason.is_clean(), || {
-            format!("{leg}: saw {:?} of what ended well: {came:?}", peer.seen)
-        })?;
-        demand_that(Rule::S1, !came.reason.is_clean() || peer.received == came.read, || {
-            format!("{leg}: a clean end after {} of {came:?}", peer.received)
-        })
+        Ok(Summary { outcome, calls: self.conn.net.calls, took: self.now.since(Instant::ZERO) })
     }
 }

@@ -1,0 +1,29 @@
+//! Inputs per second through a session; bytes per second through relay and pump.
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use relay_core::Pool;
+use relay_core_bench::{relay_plain, session_life};
+
+fn session(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("session");
+    group.throughput(Throughput::Elements(session_life(1000) as u64));
+    group.bench_function("inputs", |bencher| bencher.iter(|| session_life(black_box(1000))));
+    group.finish();
+}
+
+fn relay(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("relay");
+    let mut pool = Pool::default();
+    for chunk in [4 << 10, 64 << 10, 256 << 10] {
+        group.throughput(Throughput::Bytes(16 << 20));
+        group.bench_function(format!("plain, {} KiB a call", chunk >> 10), |bencher| {
+            bencher.iter(|| relay_plain(black_box(16 << 20), chunk, &mut pool));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(core, session, relay);
+criterion_main!(core);

@@ -1,0 +1,153 @@
+//! Where mutants are built and judged: a copy of relay-core beside the judge, with rustc's
+//! incremental results, so that one mutant costs a second or two. relay-core has no dependencies, so
+//! rustc is called without cargo.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::list::Mutant;
+
+/// A judge that takes longer is judging a mutant that spins.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What became of a mutant.
+pub(crate) enum Fate {
+    /// Caught, by the rule that was expected.
+    Killed,
+    /// Not caught at all.
+    Survived,
+    /// Caught, but not by what was expected to.
+    Strayed(String),
+    /// It could not be applied or built.
+    Broken(String),
+}
+
+/// One copy of relay-core.
+pub(crate) struct Workshop {
+    core: PathBuf,
+    folder: PathBuf,
+    judge: PathBuf,
+}
+
+impl Workshop {
+    /// A fresh copy of `core` (relay-core/src) in `folder`.
+    pub(crate) fn new(core: &Path, judge: &Path, folder: PathBuf) -> Result<Self, String> {
+        let copy = folder.join("src");
+        if copy.exists() {
+            fs::remove_dir_all(&copy).map_err(|error| error.to_string())?;
+        }
+        copy_folder(core, &copy).map_err(|error| format!("{}: {error}", copy.display()))?;
+        Ok(Self { core: core.to_path_buf(), folder, judge: judge.to_path_buf() })
+    }
+
+    /// The code as it is must pass, or nothing is shown by a mutant that does not.
+    pub(crate) fn judge_as_it_is(&self) -> Result<(), String> {
+        self.build()?;
+        match self.judge("")? {
+            None => Ok(()),
+            Some(story) => Err(format!("the judge does not accept the code as it is:\n{story}")),
+        }
+    }
+
+    /// Applies, builds and judges.
+    pub(crate) fn try_out(&self, mutant: &Mutant) -> Fate {
+        let file = self.folder.join("src").join(&mutant.file);
+        let original = match fs::read_to_string(self.core.join(&mutant.file)) {
+            Ok(text) => text,
+            Err(error) => return Fate::Broken(format!("{}: {error}", mutant.file)),
+        };
+        let fate = self.judge_mutant(mutant, &file, &original).unwrap_or_else(Fate::Broken);
+        match fs::write(&file, original) {
+            Ok(()) => fate,
+            Err(error) => Fate::Broken(error.to_string()),
+        }
+    }
+
+    fn judge_mutant(&self, mutant: &Mutant, file: &Path, original: &str) -> Result<Fate, String> {
+        fs::write(file, mutant.apply(original)?).map_err(|error| error.to_string())?;
+        self.build()?;
+        Ok(match self.judge(&mutant.by)? {
+            Some(story) if story.contains(&mutant.rule) => Fate::Killed,
+            Some(story) => Fate::Strayed(story),
+            None => self.judge("")?.map_or(Fate::Survived, Fate::Strayed),
+        })
+    }
+
+    fn build(&self) -> Result<(), String> {
+        let library = self.folder.join("librelay_core.rlib");
+        let mut core = self.rustc();
+        core.args(["--crate-type", "rlib", "--crate-name", "relay_core", "--cfg", "feature=\"testing\""]);
+        run(core.arg("-o").arg(&library).arg(self.folder.join("src/lib.rs")))?;
+        let mut judge = self.rustc();
+        judge.args(["--crate-name", "judge", "--extern"]).arg(format!("relay_core={}", library.display()));
+        run(judge.arg("-o").arg(self.folder.join("judge")).arg(&self.judge))
+    }
+
+    fn rustc(&self) -> Command {
+        let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+        rustc.args(["--edition", "2024", "--cap-lints", "allow", "-C", "opt-level=1"]);
+        rustc.args(["-C", "debug-assertions=on", "-C", "overflow-checks=on"]);
+        rustc.arg("-C").arg(format!("incremental={}", self.folder.join("incremental").display()));
+        rustc
+    }
+
+    /// What the judge has to say against it, if anything.
+    fn judge(&self, checker: &str) -> Result<Option<String>, String> {
+        let output = fs::File::create(self.folder.join("story")).map_err(|error| error.to_string())?;
+        let errors = output.try_clone().map_err(|error| error.to_string())?;
+        let mut judge = Command::new(self.folder.join("judge"))
+            .args(checker.split_whitespace())
+            .env("RUST_BACKTRACE", "0")
+            .stdout(output)
+            .stderr(errors)
+            .stdin(Stdio::null())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let start = Instant::now();
+        loop {
+            if let Some(status) = judge.try_wait().map_err(|error| error.to_string())? {
+                return if status.success() { Ok(None) } else { self.story().map(Some) };
+            }
+            if start.elapsed() > PATIENCE {
+                // Its end is all that is wanted; that it may have ended meanwhile is fine.
+                let _ = judge.kill();
+                let _ = judge.wait();
+                return Ok(Some(format!("no verdict within {PATIENCE:?}")));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn story(&self) -> Result<String, String> {
+        let mut story = Vec::new();
+        fs::File::open(self.folder.join("story"))
+            .and_then(|file| file.take(20_000).read_to_end(&mut story))
+            .map_err(|error| error.to_string())?;
+        Ok(String::from_utf8_lossy(&story).into_owned())
+    }
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|error| format!("rustc: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("it does not build:\n{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,482 @@
+//! One simulated connection: a relay, its transport and its two peers, without a clock of its own.
+
+use std::format;
+use std::string::String;
+
+use super::super::model::Model;
+use super::super::rng::Rng;
+use super::super::rules::{Rule, Violation, demand_that};
+use super::net::Net;
+use super::peer::{Peer, Seen};
+use super::plan::{Ends, Faults, Plan};
+use super::{Family, Parts};
+use crate::codec::Codec;
+use crate::error::Failure;
+use crate::flow::Phase;
+use crate::leg::{Leg, PerLeg};
+use crate::pool::{LARGEST, Pool};
+use crate::pump::{Pumped, Ready, pump};
+use crate::relay::Relay;
+use crate::session::{Close, Demand, EndReason, Input, Outcome, Stop};
+use crate::time::Instant;
+
+/// A record of the largest size and what a codec puts before it.
+const SPARE: usize = 20 << 10;
+
+pub(super) struct Conn<C> {
+    pub(super) relay: Relay<C>,
+    pub(super) net: Net,
+    pub(super) peers: PerLeg<Option<Peer<C>>>,
+    ready: PerLeg<Ready>,
+    /// In the run queue.
+    pub(super) runnable: bool,
+    /// The same session as facts and formulas, while its transport can tell them: both legs plain.
+    model: Option<Model>,
+    plan: Plan,
+    /// The plan's, until healing.
+    faults: Faults,
+    ends: PerLeg<Ends>,
+    drain_until: Option<Instant>,
+}
+
+impl<C: Codec> Conn<C> {
+    /// Front was accepted just now.
+    pub(super) fn new<F: Family<Codec = C>>(family: &mut F, plan: Plan, rng: &mut Rng, now: Instant) -> Self {
+        let config = plan.config();
+        let stranger = plan.faults.stranger;
+        let (bulk, hasty) = (plan.is_bulk(), plan.faults.hasty);
+        let parts = Parts { secure: plan.secure.front, dials: false, stranger, bulk, hasty };
+        let (front, peer) = family.pair(rng, parts);
+        let mut net = Net::new(plan.faults, Rng::new(rng.next()));
+        for leg in Leg::BOTH {
+            let wire = &mut net.wires[leg];
+            wire.to_relay.capacity = 1 + plan.most / 8 + rng.below(4 * plan.most);
+            wire.from_relay.capacity = 1 + plan.most / 8 + rng.below(4 * plan.most);
+            let slots = 1 + rng.below(16);
+            wire.from_relay.slot_limit = plan.faults.slots.then_some(slots);
+        }
+        net.wires.front.known = Ready::BOTH;
+        let plain = plan.secure == PerLeg::both(false);
+        Self {
+            relay: Relay::new(config, front, now),
+            net,
+            peers: PerLeg::new(Some(Peer::new(peer, 1, 2, plan.bytes.front, plan.ends.front)), None),
+            ready: PerLeg::new(Ready::BOTH, Ready::default()),
+            runnable: true,
+            model: plain.then(|| Model::new(config, now)),
+            plan,
+            faults: plan.faults,
+            ends: plan.ends,
+            drain_until: None,
+        }
+    }
+
+    pub(super) const fn outcome(&self) -> Option<&Outcome> {
+        self.relay.outcome()
+    }
+
+    /// What a failure report says of it.
+    pub(super) fn describe(&self) -> String {
+        let peers = self.peers.as_ref().map(|peer| peer.as_ref().map_or_else(String::new, Peer::describe));
+        format!("{:?}\n  {:?}\n  {:?}\n  {peers:?}", self.plan, self.relay.session(), self.ready)
+    }
+
+    /// Trouble that comes from outside. Most rounds there is none.
+    pub(super) fn disturb(&mut self, rng: &mut Rng) {
+        let faults = self.faults;
+        let leg = if rng.chance(50) { Leg::Front } else { Leg::Back };
+        if faults.spurious && rng.chance(10) {
+            self.spurious_edges(leg);
+        }
+        if faults.storm && rng.chance(3) {
+            self.net.storming = !self.net.storming;
+        }
+        let kind = rng.below(self.plan.calm);
+        if [faults.reset, faults.truncate, faults.garbage, faults.dead_end].get(kind) == Some(&true) {
+            self.trouble(leg, kind, rng);
+        } else if faults.stall && rng.chance(5) {
+            self.sleep(leg, rng.chance(60));
+        }
+    }
+
+    /// A reset, an end without good order, what nobody can open, writes that take nothing.
+    pub(super) fn trouble(&mut self, leg: Leg, kind: usize, rng: &mut Rng) {
+        let Some(peer) = &mut self.peers[leg] else { return };
+        let wire = &mut self.net.wires[leg];
+        match kind {
+            0 if !wire.gone => wire.peer_reset(),
+            1 if !peer.fin_sent => peer.vanish(wire),
+            2 if !peer.fin_sent => peer.babble(rng),
+            3 => wire.dead_end = true,
+            _ => {}
+        }
+    }
+
+    /// A peer stops listening, or speaking, or goes on with it.
+    pub(super) fn sleep(&mut self, leg: Leg, deaf: bool) {
+        let Some(peer) = &mut self.peers[leg] else { return };
+        if deaf {
+            peer.deaf = !peer.deaf;
+        } else {
+            peer.mute = !peer.mute;
+        }
+    }
+
+    /// Edges that mean nothing.
+    pub(super) fn spurious_edges(&mut self, leg: Leg) {
+        self.net.wires[leg].edges = Ready::BOTH;
+    }
+
+    /// No more trouble: everybody listens, speaks and ends.
+    pub(super) fn heal(&mut self) {
+        (self.net.faults, self.faults) = (Faults::default(), Faults::default());
+        self.net.storming = false;
+        for leg in Leg::BOTH {
+            if let Some(peer) = &mut self.peers[leg] {
+                peer.wake();
+                peer.lose_patience();
+            }
+        }
+        self.ends = PerLeg::both(Ends::Early);
+    }
+
+    /// Peers that slept go on; whether there were any.
+    pub(super) fn wake_peers(&mut self) -> bool {
+        let mut slept = false;
+        for leg in Leg::BOTH {
+            slept |= self.peers[leg].as_mut().is_some_and(Peer::wake);
+        }
+        slept
+    }
+
+    /// Peers that wait for the other one's end wait no longer, and one that can't hear leaves;
+    /// whether there were any.
+    pub(super) fn lose_patience(&mut self) -> bool {
+        let mut waited = false;
+        for leg in Leg::BOTH {
+            let wire = &mut self.net.wires[leg];
+            if wire.dead_end && !wire.gone {
+                wire.peer_reset();
+                waited = true;
+            }
+            waited |= self.peers[leg].as_mut().is_some_and(Peer::lose_patience);
+        }
+        waited
+    }
+
+    /// Everybody gets a chance, in an order that the seed tells; whether anybody used it.
+    pub(super) fn turn(&mut self, pool: &mut Pool, rng: &mut Rng, now: Instant) -> Result<bool, Violation> {
+        let mut active = false;
+        let first = rng.below(4);
+        for turn in 0..4 {
+            match (first + turn) % 4 {
+                0 => active |= self.peer_acts(Leg::Front, rng)?,
+                1 => active |= self.peer_acts(Leg::Back, rng)?,
+                2 => active |= self.see_edges(rng),
+                _ => {
+                    let budget = 1 + rng.below(4 * self.plan.most);
+                    active |= self.pump(pool, budget, now)?;
+                }
+            }
+        }
+        Ok(active)
+    }
+
+    /// A peer that says nothing for now.
+    pub(super) fn silence(&mut self, leg: Leg) {
+        if let Some(peer) = &mut self.peers[leg] {
+            peer.mute = true;
+        }
+    }
+
+    pub(super) fn peer_acts(&mut self, leg: Leg, rng: &mut Rng) -> Result<bool, Violation> {
+        let Some(peer) = &mut self.peers[leg] else { return Ok(false) };
+        let wire = &mut self.net.wires[leg];
+        let acted = peer.act(wire, rng, self.plan.most);
+        if wire.from_relay.bytes.is_empty() && peer.has_read_all() && !wire.gone {
+            let delivered = self.relay.stats().delivered[leg.other()];
+            demand_that(Rule::S1, peer.received >= delivered, || {
+                format!("{leg}: got {} bytes, counted as delivered are {delivered}", peer.received)
+            })?;
+        }
+        Ok(acted)
+    }
+
+    /// The runtime polls.
+    pub(super) fn see_edges(&mut self, rng: &mut Rng) -> bool {
+        if self.faults.drowsy && rng.chance(80) {
+            return false;
+        }
+        let mut seen = false;
+        for leg in Leg::BOTH {
+            let wire = &mut self.net.wires[leg];
+            let edges = core::mem::take(&mut wire.edges);
+            for bits in [&mut self.ready[leg], &mut wire.known] {
+                bits.readable |= edges.readable;
+                bits.writable |= edges.writable;
+            }
+            seen |= edges != Ready::default();
+        }
+        self.runnable |= seen;
+        seen
+    }
+
+    /// Whether an edge is still to be seen.
+    pub(super) fn has_edges(&self) -> bool {
+        Leg::BOTH.into_iter().any(|leg| self.net.wires[leg].edges != Ready::default())
+    }
+
+    /// Back took the call.
+    pub(super) fn connect<F: Family<Codec = C>>(&mut self, family: &mut F, rng: &mut Rng, now: Instant) {
+        let (stranger, bulk) = (self.faults.impostor, self.plan.is_bulk());
+        let hasty = self.faults.hasty;
+        let parts = Parts { secure: self.plan.secure.back, dials: true, stranger, bulk, hasty };
+        let (back, peer) = family.pair(rng, parts);
+        self.relay.connected(now, back);
+        self.tell_model(now, Input::Connected(Leg::Back));
+        self.peers.back = Some(Peer::new(peer, 2, 1, self.plan.bytes.back, self.ends.back));
+        self.ready.back = Ready::BOTH;
+        self.net.wires.back.known = Ready::BOTH;
+        self.runnable = true;
+    }
+
+    /// Back can't be reached.
+    pub(super) fn unreachable(&mut self, failure: Failure, now: Instant) {
+        self.relay.setup_failed(now, Leg::Back, failure);
+        self.tell_model(now, Input::ReadFailed(Leg::Back, failure));
+        self.runnable = true;
+    }
+
+    pub(super) fn stop(&mut self, stop: Stop, now: Instant) {
+        self.relay.stop(now, stop);
+        self.tell_model(now, Input::Stop(stop));
+        if let Stop::Drain { until } = stop {
+            self.drain_until = Some(self.drain_until.map_or(until, |known| known.min(until)));
+        }
+        self.runnable = true;
+    }
+
+    fn tell_model(&mut self, now: Instant, input: Input) {
+        if let Some(model) = &mut self.model {
+            model.handle(now, input);
+        }
+    }
+
+    /// The clock shows `now`.
+    pub(super) fn on_time(&mut self, now: Instant) -> Result<(), Violation> {
+        let open = self.outcome().is_none();
+        let due = self.relay.next_timeout();
+        self.relay.handle_timeout(now);
+        let fired = open && self.outcome().is_some();
+        demand_that(Rule::S8, fired == due.is_some_and(|(at, _)| at <= now), || {
+            format!("at {now:?} the timer {due:?} fired: {fired}")
+        })?;
+        let late = self.drain_until.is_some_and(|until| until <= now) && self.outcome().is_none();
+        demand_that(Rule::S8, !late, || format!("still open at {now:?} after the drain's deadline"))?;
+        if fired && let Some(model) = &mut self.model {
+            model.give_up();
+        }
+        Ok(())
+    }
+
+    /// The runtime runs what is runnable. Whether the transport was called.
+    pub(super) fn pump(&mut self, pool: &mut Pool, budget: usize, now: Instant) -> Result<bool, Violation> {
+        if !core::mem::take(&mut self.runnable) || self.outcome().is_some() {
+            return Ok(false);
+        }
+        let before = self.net.calls;
+        let pumped = self.pump_once(budget, pool, now)?;
+        match pumped {
+            Pumped::Again => self.runnable = true,
+            Pumped::Done => {}
+            Pumped::Idle => {
+                self.check_idle()?;
+                let calls = self.net.calls;
+                let again = self.pump_once(budget, pool, now)?;
+                demand_that(Rule::L5, again == Pumped::Idle && calls == self.net.calls, || {
+                    format!("idle, and yet it goes on: {again:?}")
+                })?;
+            }
+        }
+        Ok(self.net.calls > before)
+    }
+
+    fn pump_once(&mut self, budget: usize, pool: &mut Pool, now: Instant) -> Result<Pumped, Violation> {
+        self.net.calls_this_turn = 0;
+        let pumped = pump(&mut self.relay, &mut self.net, &mut self.ready, pool, now, budget);
+        self.net.broken.take().map_or(Ok(()), Err)?;
+        let closed = self.outcome().is_some();
+        demand_that(Rule::S4, closed == (pumped == Pumped::Done), || {
+            format!("{pumped:?}, closed: {closed}")
+        })?;
+        let spins = pumped == Pumped::Again && self.net.calls_this_turn == 0;
+        demand_that(Rule::L5, !spins, || "again, although the transport was not called".into())?;
+        let session = self.relay.session();
+        let dials = session.is_up(Leg::Front) && self.relay.codec(Leg::Back).is_none() && !closed;
+        demand_that(Rule::S7, self.relay.wants_connect() == dials, || {
+            format!("back is to be dialed: {}, by the facts {dials}", self.relay.wants_connect())
+        })?;
+        for input in core::mem::take(&mut self.net.told) {
+            self.tell_model(now, input);
+        }
+        self.check_buffers()?;
+        self.check_ready()?;
+        self.check_model()?;
+        Ok(pumped)
+    }
+
+    /// S2 for everything that holds bytes; and the ledger's count is what is there.
+    fn check_buffers(&self) -> Result<(), Violation> {
+        let held = self.relay.held();
+        demand_that(Rule::S2, held <= 4 * (LARGEST + SPARE), || format!("{held} bytes in buffers"))?;
+        for leg in Leg::BOTH {
+            let session = self.relay.session();
+            let (source, sink) = (&self.relay.links[leg], &self.relay.links[leg.other()]);
+            let counted = session.buffered(leg);
+            let capacity = session.config().capacity[leg];
+            demand_that(Rule::S2, counted <= capacity, || format!("{leg}: {counted} bytes of {capacity}"))?;
+            let opened: usize = source.inbound.payloads.iter().map(ExactSizeIterator::len).sum();
+            let sealed: usize = sink.outbound.marks.iter().map(|(_, payload)| payload).sum();
+            demand_that(Rule::S2, sealed == 0 || !sink.outbound.is_empty(), || {
+                format!("{leg}: {sealed} bytes that were sent are still counted as waiting")
+            })?;
+            let laid_out = if sink.layout().is_transparent() { sink.outbound.held() } else { sealed };
+            let there = opened + laid_out;
+            let counts = self.outcome().is_none() && session.phase(leg) != Phase::Discarding;
+            demand_that(Rule::S2, !counts || counted == there, || {
+                format!("{leg}: {counted} bytes are counted as buffered, {there} are there")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// L5: a readiness bit is set from an edge until a call would block, no longer and no shorter.
+    fn check_ready(&self) -> Result<(), Violation> {
+        for leg in Leg::BOTH {
+            let (is, ought) = (self.ready[leg], self.net.wires[leg].known);
+            let write_over = self.relay.links[leg].write_over || self.outcome().is_some();
+            let right = is.readable == ought.readable && (is.writable == ought.writable || write_over);
+            demand_that(Rule::L5, right, || format!("{leg}: taken for {is:?}, by the edges {ought:?}"))?;
+            let early = self.net.wires[leg].written_early;
+            demand_that(Rule::L5, !early || write_over, || format!("{leg}: written again without an edge"))?;
+        }
+        Ok(())
+    }
+
+    /// S6: what the session demands is the model's formula over what the transport saw.
+    fn check_model(&self) -> Result<(), Violation> {
+        let Some(model) = &self.model else { return Ok(()) };
+        for leg in Leg::BOTH {
+            let (is, ought) = (self.relay.session().demand(leg), model.demand(leg));
+            demand_that(Rule::S6, is == ought, || {
+                format!("{leg}: demands {is:?}, by the transport's calls {ought:?}")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// L5: idle means that nothing which is demanded could be done.
+    fn check_idle(&self) -> Result<(), Violation> {
+        for leg in Leg::BOTH {
+            let demand = self.relay.session().demand(leg);
+            let (link, other) = (&self.relay.links[leg], &self.relay.links[leg.other()]);
+            let to_write = !link.outbound.is_empty() || other.inbound.has_payloads() || demand.shutdown;
+            let writes = self.ready[leg].writable && !link.write_over && to_write && link.codec.is_some();
+            demand_that(Rule::L5, !writes, || format!("{leg}: idle, and yet it could write: {demand:?}"))?;
+            let room = other.outbound.is_empty() && !link.inbound.has_payloads();
+            let wanted = demand.secure || (demand.read > 0 && room && self.record_fits(leg, demand));
+            let reads = self.ready[leg].readable && wanted && link.inbound.end.is_none();
+            demand_that(Rule::L5, !reads, || format!("{leg}: idle, and yet it could read: {demand:?}"))?;
+        }
+        Ok(())
+    }
+
+    fn record_fits(&self, leg: Leg, demand: Demand) -> bool {
+        let layout = self.relay.links[leg].layout();
+        layout.is_transparent() || demand.read >= layout.payload_max
+    }
+
+    /// The session is closed: what each peer got and saw must fit what it says.
+    pub(super) fn judge(&mut self, pool: &mut Pool) -> Result<Outcome, Violation> {
+        let Some(outcome) = self.outcome().copied() else {
+            return Err(Violation { rule: Rule::L3, detail: "no outcome".into() });
+        };
+        self.relay.release(pool);
+        for leg in Leg::BOTH {
+            self.judge_source(leg, &outcome)?;
+        }
+        for leg in Leg::BOTH {
+            if let Some(mut peer) = self.peers[leg].take() {
+                self.judge_leg(leg, &mut peer, &outcome)?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// A flow ends well only if its source did.
+    fn judge_source(&self, leg: Leg, outcome: &Outcome) -> Result<(), Violation> {
+        let end = outcome.flows[leg];
+        if end.reason.is_clean() {
+            let (ended_well, sent) =
+                self.peers[leg].as_ref().map_or((false, 0), |peer| (peer.ended_well, peer.sent));
+            demand_that(Rule::S3, ended_well, || format!("{leg}: never ended what ended as {end:?}"))?;
+            // What a peer had not handed to the network when it vanished was never sent.
+            let plain = !self.plan.secure[leg];
+            demand_that(Rule::S1, sent == end.read || (plain && sent > end.read), || {
+                format!("{leg}: sent {sent} bytes of what ended as {end:?}")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A peer that was not accepted, or could not be understood, was told so.
+    fn judge_alert(&self, leg: Leg, peer: &Peer<C>, outcome: &Outcome) -> Result<(), Violation> {
+        let refused = |failure| matches!(failure, Failure::Rejected | Failure::Protocol);
+        let owed = match outcome.flows[leg].reason {
+            EndReason::SetupFailed(which, failure) => which == leg && refused(failure),
+            EndReason::SourceFailed(failure) => refused(failure),
+            EndReason::Eof
+            | EndReason::CloseNotify
+            | EndReason::SinkFailed(_)
+            | EndReason::Severed
+            | EndReason::TimedOut(_)
+            | EndReason::Aborted => false,
+        };
+        let wire = &self.net.wires[leg];
+        let said = wire.took_all && !wire.gone && !self.relay.links[leg].closing && !self.plan.faults.hasty;
+        demand_that(Rule::C2, !owed || !said || peer.alerted, || {
+            format!("{leg}: ended as {:?} and was not told", outcome.flows[leg])
+        })
+    }
+
+    fn judge_leg(&mut self, leg: Leg, peer: &mut Peer<C>, outcome: &Outcome) -> Result<(), Violation> {
+        let wire = &mut self.net.wires[leg];
+        let was_gone = wire.gone;
+        if !was_gone {
+            peer.finish(wire, outcome.close[leg] != Close::Orderly);
+        }
+        self.judge_alert(leg, peer, outcome)?;
+        let came = outcome.flows[leg.other()];
+        demand_that(Rule::S1, peer.wrong.is_none(), || format!("{leg}: {:?}", peer.wrong))?;
+        demand_that(Rule::S1, peer.received <= came.read, || {
+            format!("{leg}: got {} of {came:?}", peer.received)
+        })?;
+        let secured = self.relay.codec(leg).is_some_and(Codec::is_secured);
+        if was_gone || !secured {
+            return Ok(());
+        }
+        demand_that(Rule::S1, peer.received >= came.delivered, || {
+            format!("{leg}: got {}, counted as delivered: {came:?}", peer.received)
+        })?;
+        let orderly = peer.seen == Some(Seen::Orderly);
+        demand_that(Rule::S5, !orderly || came.reason.is_clean(), || {
+            format!("{leg}: saw a clean end of what ended as {came:?}")
+        })?;
+        demand_that(Rule::S3, orderly || !came.reason.is_clean(), || {
+            format!("{leg}: saw {:?} of what ended well: {came:?}", peer.seen)
+        })?;
+        demand_that(Rule::S1, !came.reason.is_clean() || peer.received == came.read, || {
+            format!("{leg}: a clean end after {} of {came:?}", peer.received)
+        })
+    }
+}

@@ -1,0 +1,172 @@
+//! What one simulated connection is about. All of it follows from a seed.
+
+use core::time::Duration;
+
+use super::super::rng::Rng;
+use crate::config::Config;
+use crate::leg::PerLeg;
+use crate::pool::LARGEST;
+
+/// Which kinds of trouble a run has. Swarm testing: each is on or off for all of it, so that some
+/// runs are all resets and some have none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Faults {
+    /// Reads and writes move less than they could.
+    pub short: bool,
+    /// A call would block although it need not; an edge follows.
+    pub would_block: bool,
+    /// For a while nearly every call does.
+    pub storm: bool,
+    /// A signal comes first.
+    pub interrupted: bool,
+    /// Edges that mean nothing.
+    pub spurious: bool,
+    /// Edges that are seen late.
+    pub drowsy: bool,
+    /// The network holds few writes, however short they are.
+    pub slots: bool,
+    /// Peers reset.
+    pub reset: bool,
+    /// Writes take nothing, without a word.
+    pub dead_end: bool,
+    /// Peers vanish without their orderly end.
+    pub truncate: bool,
+    /// Peers of secure legs send what nobody can open.
+    pub garbage: bool,
+    /// Peers stop reading, or writing, for a while.
+    pub stall: bool,
+    /// Dials fail, and may be tried again.
+    pub dial: bool,
+    /// The operator drains or aborts.
+    pub stop: bool,
+    /// Time jumps while work is waiting.
+    pub late: bool,
+    /// Front is somebody who must not get in.
+    pub stranger: bool,
+    /// Peers send data before their handshake is complete.
+    pub hasty: bool,
+    /// Back is not whom the relay meant to reach.
+    pub impostor: bool,
+}
+
+impl Faults {
+    /// A choice of them.
+    fn choose(rng: &mut Rng) -> Self {
+        let mut on = |percent| rng.chance(percent);
+        Self {
+            short: on(50),
+            would_block: on(40),
+            storm: on(10),
+            interrupted: on(30),
+            spurious: on(40),
+            drowsy: on(20),
+            slots: on(20),
+            reset: on(20),
+            dead_end: on(5),
+            truncate: on(20),
+            garbage: on(8),
+            stall: on(40),
+            dial: on(25),
+            stop: on(15),
+            late: on(25),
+            stranger: on(5),
+            hasty: on(3),
+            impostor: on(5),
+        }
+    }
+}
+
+/// When a peer ends its sending.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ends {
+    /// Once it has sent everything.
+    Early,
+    /// Once it has also seen the other one's end.
+    Late,
+}
+
+/// What one run is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// Tells the whole story.
+    pub seed: u64,
+    /// Which legs have a handshake.
+    pub secure: PerLeg<bool>,
+    /// Bytes that each peer sends.
+    pub bytes: PerLeg<u64>,
+    /// Most bytes that a peer or the network moves at once.
+    pub most: usize,
+    /// Rounds before healing begins.
+    pub chaos: usize,
+    /// How rare great trouble is: a reset every so many rounds, about.
+    pub calm: usize,
+    /// When each peer ends.
+    pub ends: PerLeg<Ends>,
+    /// The kinds of trouble.
+    pub faults: Faults,
+}
+
+impl Plan {
+    /// The plan that `seed` stands for. Most are short stories, which meet as many states as long
+    /// ones; a few are long enough for buffers to grow and keys to wear out.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let secure = PerLeg::new(rng.chance(40), rng.chance(40));
+        let (sizes, steps, chaos): (&[usize], _, _) = match rng.below(1000) {
+            0..=899 => (&[3, 40, 700], 12, 60),
+            900..=979 => (&[3, 40, 700], 60, 400),
+            980..=997 => (&[9000], 40, 400),
+            _ => (&[40, 9000, 100_000], 100, 4000),
+        };
+        let most = sizes[rng.below(sizes.len())];
+        let bound = (most * steps).min(2 << 20);
+        let mut bytes = || if rng.chance(10) { 0 } else { rng.below(bound) as u64 };
+        let bytes = PerLeg::new(bytes(), bytes());
+        let ends = match rng.below(10) {
+            0..=5 => PerLeg::both(Ends::Early),
+            6 | 7 => PerLeg::new(Ends::Early, Ends::Late),
+            _ => PerLeg::new(Ends::Late, Ends::Early),
+        };
+        let calm = chaos / 4 + rng.below(3 * chaos);
+        let chaos = rng.below(chaos);
+        Self { seed, secure, bytes, most, chaos, calm, ends, faults: Faults::choose(&mut rng) }
+    }
+
+    /// So much is sent that it must not go byte by byte.
+    #[must_use]
+    pub const fn is_bulk(&self) -> bool {
+        self.bytes.front + self.bytes.back > 2000
+    }
+
+    /// The session's limits.
+    #[must_use]
+    pub fn config(&self) -> Config {
+        let mut rng = Rng::new(self.seed ^ 0xc0f1);
+        let mut limit = |percent, secs| rng.chance(percent).then(|| Duration::from_secs(secs));
+        let timers = Config {
+            dial_timeout: Some(Duration::from_secs(10)),
+            secure_timeout: Some(Duration::from_secs(11)),
+            idle_timeout: limit(10, 40),
+            half_open_timeout: limit(80, 60),
+            max_lifetime: limit(10, 3600),
+            ..Config::new(1)
+        };
+        // A record must fit, or nothing would ever move.
+        let capacities = [16_384, 40_000, LARGEST];
+        let small = [1, 2, 10, 300];
+        let mut capacity = |secure: bool| {
+            if secure || self.is_bulk() || rng.chance(50) {
+                capacities[rng.below(capacities.len())]
+            } else {
+                small[rng.below(small.len())]
+            }
+        };
+        Config {
+            capacity: PerLeg::new(capacity(self.secure.front), capacity(self.secure.back)),
+            secure: self.secure,
+            linger: PerLeg::new(rng.next() % 2, rng.next() % 2).map(Duration::from_secs),
+            ..timers
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! A runtime that breaks the contract panics with a message that names the rule; and nothing but a
+//! runtime can.
+#![cfg(feature = "testing")]
+
+use std::time::Duration;
+
+use relay_core::codec::Plain;
+use relay_core::testing::toy::{Toy, ToyConfig};
+use relay_core::{Config, Failure, Input, Instant, Leg, PerLeg, Relay, Session, Stop};
+
+const NOW: Instant = Instant::from_nanos(1_000);
+
+fn session(inputs: &[Input]) -> Session {
+    let mut session = Session::new(Config::new(4), NOW);
+    for input in inputs {
+        session.handle(NOW, *input);
+    }
+    session
+}
+
+fn toy() -> Toy {
+    Toy::new(ToyConfig {
+        client: true,
+        credential: 1,
+        expects: 1,
+        payload_max: 64,
+        hello: 8,
+        rekey_after: 9,
+        ask_rekey: false,
+        hasty: false,
+        lenient: false,
+    })
+}
+
+const UP: Input = Input::Connected(Leg::Back);
+
+#[test]
+#[should_panic(expected = "contract: Connected only when demanded, and once")]
+fn connected_twice() {
+    session(&[UP, UP]);
+}
+
+#[test]
+#[should_panic(expected = "contract: Connected only when demanded, and once")]
+fn front_connected() {
+    session(&[Input::Connected(Leg::Front)]);
+}
+
+#[test]
+#[should_panic(expected = "contract: Secured only when demanded, and once")]
+fn secured_without_a_handshake() {
+    session(&[Input::Secured(Leg::Front)]);
+}
+
+#[test]
+#[should_panic(expected = "contract: Read within the demand")]
+fn read_more_than_granted() {
+    session(&[UP, Input::Read(Leg::Front, 5)]);
+}
+
+#[test]
+#[should_panic(expected = "contract: Read within the demand")]
+fn read_nothing() {
+    session(&[UP, Input::Read(Leg::Front, 0)]);
+}
+
+#[test]
+#[should_panic(expected = "contract: Read within the demand")]
+fn read_before_back_is_connected() {
+    session(&[Input::Read(Leg::Front, 1)]);
+}
+
+#[test]
+#[should_panic(expected = "contract: Read within the demand")]
+fn read_after_the_end() {
+    session(&[UP, Input::Eof(Leg::Front), Input::Read(Leg::Front, 1)]);
+}
+
+#[test]
+#[should_panic(expected = "contract: Wrote within the demand")]
+fn wrote_more_than_was_read() {
+    session(&[UP, Input::Read(Leg::Front, 2), Input::Wrote(Leg::Back, 3)]);
+}
+
+#[test]
+#[should_panic(expected = "contract: ShutDown only when demanded, and once")]
+fn shut_down_before_everything_is_delivered() {
+    session(&[UP, Input::Read(Leg::Front, 2), Input::Eof(Leg::Front), Input::ShutDown(Leg::Back)]);
+}
+
+#[test]
+#[should_panic(expected = "contract: ShutDown only when demanded, and once")]
+fn shut_down_twice() {
+    session(&[UP, Input::Eof(Leg::Front), Input::ShutDown(Leg::Back), Input::ShutDown(Leg::Back)]);
+}
+
+#[test]
+#[should_panic(expected = "contract: Full only while something is buffered, and once")]
+fn full_of_nothing() {
+    session(&[UP, Input::Full(Leg::Front)]);
+}
+
+#[test]
+#[should_panic(expected = "contract: time never runs back")]
+fn time_runs_back() {
+    session(&[UP]).handle(Instant::ZERO, Input::Eof(Leg::Front));
+}
+
+#[test]
+#[should_panic(expected = "contract: capacity is at least 1")]
+fn no_capacity() {
+    let _ = Session::new(Config { capacity: PerLeg::new(1, 0), ..Config::new(1) }, NOW);
+}
+
+#[test]
+#[should_panic(expected = "contract: Front's codec fits its configuration")]
+fn a_plain_codec_on_a_secure_front() {
+    let config = Config { secure: PerLeg::both(true), ..Config::new(64) };
+    let _ = Relay::new(config, Plain, NOW);
+}
+
+#[test]
+#[should_panic(expected = "contract: Back's codec fits its configuration")]
+fn a_secure_codec_on_a_plain_back() {
+    let config = Config { secure: PerLeg::new(true, false), ..Config::new(64) };
+    Relay::new(config, toy(), NOW).connected(NOW, toy());
+}
+
+#[test]
+fn a_closed_session_ignores_whatever_is_reported() {
+    let mut closed = session(&[UP, Input::Stop(Stop::Abort)]);
+    let before = closed.clone();
+    for input in [UP, Input::Read(Leg::Front, 99), Input::ShutDown(Leg::Back), Input::Full(Leg::Back)] {
+        closed.handle(NOW, input);
+    }
+    closed.handle(Instant::ZERO, Input::ReadFailed(Leg::Back, Failure::Reset));
+    closed.handle_timeout(NOW + Duration::from_secs(1));
+    assert_eq!(closed, before);
+}

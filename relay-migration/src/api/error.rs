@@ -1,0 +1,73 @@
+//! What goes wrong, with the HTTP status that says so.
+
+use std::fmt;
+
+use serde_json::json;
+
+use crate::invalid::Invalid;
+use crate::registry::Refusal;
+
+/// Why a call was refused: a sentence, and a status.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ApiError {
+    /// RFC 9110 section 15.
+    pub status: u16,
+    /// One line.
+    pub message: String,
+}
+
+impl ApiError {
+    pub(super) fn new(status: u16, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+
+    /// The call itself is wrong.
+    pub(super) fn bad(message: impl Into<String>) -> Self {
+        Self::new(400, message)
+    }
+
+    /// There is no such migration, session or address.
+    #[must_use]
+    pub fn not_found(what: impl fmt::Display) -> Self {
+        Self::new(404, format!("there is no {what} here"))
+    }
+
+    /// The body to answer with.
+    #[must_use]
+    pub fn body(&self) -> Vec<u8> {
+        json!({ "error": self.message }).to_string().into_bytes()
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.message, self.status)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+impl From<Invalid> for ApiError {
+    fn from(invalid: Invalid) -> Self {
+        Self::bad(invalid.to_string())
+    }
+}
+
+/// 400 for what is wrong in itself, 404 for what is not there, 409 for what something else came
+/// before, 503 for what may succeed later, 500 for what the system refused.
+impl From<&Refusal> for ApiError {
+    fn from(refusal: &Refusal) -> Self {
+        let status = match refusal {
+            Refusal::Empty(_) | Refusal::BadLease => 400,
+            Refusal::Unknown(_) => 404,
+            Refusal::Superseded | Refusal::Deleted => 409,
+            Refusal::ShuttingDown
+            | Refusal::Stopped
+            | Refusal::TooMany { .. }
+            | Refusal::TooManyWaiting
+            | Refusal::PortsExhausted { .. } => 503,
+            Refusal::OpenFailed { .. } | Refusal::OwnFailed { .. } | Refusal::Lost { .. } => 500,
+        };
+        Self::new(status, refusal.to_string())
+    }
+}

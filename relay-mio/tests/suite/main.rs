@@ -1,0 +1,9 @@
+//! The loop from outside: real sockets, plain and TLS, one relay and two.
+
+mod dialing;
+mod idle;
+mod program;
+mod relaying;
+#[allow(dead_code, reason = "another test uses more of it")]
+mod rig;
+mod strangers;

@@ -1,0 +1,108 @@
+//! `forward`.
+
+use clap::{ArgMatches, Command};
+
+use super::args::{all, endpoint, many, rights, rights_args, those_given};
+use super::shared::{Serving, TlsFiles, serving, tls_files, with_serving};
+use crate::endpoint::Endpoint;
+use crate::listen::Rights;
+
+/// `forward`: relay whatever connects.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// Where to listen, and where to connect for each connection taken there.
+    pub pairs: Vec<(Endpoint, Endpoint)>,
+    /// Of the files of unix sockets listened on.
+    pub rights: Rights,
+    /// Present exactly if an endpoint is `tls:`.
+    pub tls: Option<TlsFiles>,
+    /// How to do it.
+    pub serving: Serving,
+}
+
+pub(super) fn command(name: &str) -> Command {
+    let command = Command::new("forward")
+        .about("Relay every connection taken at --listen to --connect")
+        .after_help(help(name))
+        .arg(
+            many("listen", "ENDPOINT", endpoint())
+                .required(true)
+                .help("Take connections here; repeat it, each with its --connect, for more"),
+        )
+        .arg(
+            many("connect", "ENDPOINT", endpoint())
+                .required(true)
+                .help("Connect here for each of them; the first --connect belongs to the first --listen"),
+        )
+        .args(rights_args());
+    with_serving(command)
+}
+
+fn help(name: &str) -> String {
+    format!(
+        "\
+ENDPOINT is one of
+  unix:PATH         a unix socket; a stale file is replaced, a live one never stolen
+  unix:@NAME        a unix socket in the abstract namespace
+  tcp:HOST:PORT     TCP in plaintext (IPv6 in brackets; port 0 lets the kernel choose)
+  tls:HOST:PORT     mutual TLS 1.3 over TCP; needs --tls-cert, --tls-key and --tls-ca
+  fd:NAME           a listening socket inherited under that name (systemd), as it is; --listen only
+
+Times are written 500ms, 10s, 5m or 1h; 'off' means no limit.
+
+Examples:
+  The source's node: a unix socket here, the other node by TLS
+    {name} forward --listen unix:/run/relay/vm1.sock --connect tls:10.1.1.1:39497 \\
+        --tls-cert node.crt --tls-key node.key --tls-ca ca.crt \\
+        --peer cn:kubevirt.io:system:node:virt-handler
+  The target's node: only the migration client's certificate, on to QEMU
+    {name} forward --listen tls:[::]:39497 --connect unix:/run/qemu/vm1.sock \\
+        --tls-cert node.crt --tls-key node.key --tls-ca ca.crt \\
+        --peer cn:kubevirt.io:system:client:migration
+  Two channels in one process
+    {name} forward --listen unix:@rpc --connect tcp:10.1.1.1:16509 \\
+        --listen unix:@ram --connect tcp:10.1.1.1:49152
+
+Once it accepts, one line for each listener is printed ('listening tls:[::]:39497', with the real
+port). Logs go to standard error; RUST_LOG=debug shows more. In a session's line, front_... is what
+came in by --listen, back_... what came from --connect. SIGTERM and SIGINT stop accepting and let the
+open sessions finish (--drain-timeout), the second one ends them. SIGHUP reads the TLS files again."
+    )
+}
+
+pub(super) fn read(matches: &ArgMatches) -> Result<Forward, String> {
+    let (listen, connect) = (all::<Endpoint>(matches, "listen"), all::<Endpoint>(matches, "connect"));
+    if listen.len() != connect.len() {
+        return Err(format!(
+            "--listen is given {} times and --connect {} times; they belong together in their order, so there must be as many",
+            listen.len(),
+            connect.len()
+        ));
+    }
+    for endpoint in &connect {
+        check_connect(endpoint)?;
+    }
+    if let Some((flags, verb)) = those_given(matches, &["mode", "owner"])
+        && !listen.iter().any(|e| matches!(e, Endpoint::Unix(_)))
+    {
+        return Err(format!("{flags} {verb} given, but no --listen is unix:PATH"));
+    }
+    let secured = listen.iter().zip(&connect).flat_map(|(l, c)| [l, c]).find(|e| e.is_tls());
+    let secured = secured.map(ToString::to_string);
+    Ok(Forward {
+        tls: tls_files(matches, secured.as_deref(), "no endpoint is tls:HOST:PORT")?,
+        pairs: listen.into_iter().zip(connect).collect(),
+        rights: rights(matches),
+        serving: serving(matches),
+    })
+}
+
+fn check_connect(endpoint: &Endpoint) -> Result<(), String> {
+    match endpoint {
+        Endpoint::Fd(_) => Err(format!("--connect {endpoint}: an inherited socket can only be listened on")),
+        Endpoint::Tcp(at) | Endpoint::Tls(at) if at.port == 0 => {
+            Err(format!("--connect {endpoint}: port 0 can only be listened on; say which one to connect to"))
+        }
+        Endpoint::Unix(_) | Endpoint::Abstract(_) | Endpoint::Tcp(_) | Endpoint::Tls(_) => Ok(()),
+    }
+}

@@ -1,0 +1,219 @@
+//! What every command that serves is told in the same way: TLS, limits, log.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::ValueParser;
+use clap::{Arg, ArgMatches, Command};
+use relay_tls::Identity;
+
+use super::args::{all, file, given, listed, many, one, text, those_given};
+use crate::logging::Format;
+use crate::quantity;
+use crate::socket::TcpOptions;
+
+/// Where certificates, key and authorities are, and whom to expect.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// Our certificate and its intermediates, PEM.
+    pub cert: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+    /// The authorities that peers' certificates must come from, PEM.
+    pub ca: PathBuf,
+    /// Revocation lists, PEM.
+    pub crl: Option<PathBuf>,
+    /// Whom to expect at the other end, any of these. Empty: as a server whoever has a certificate
+    /// of the authorities, as a client the host that was dialed.
+    pub peers: Vec<Identity>,
+}
+
+/// How long what may take; `None` for ever.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// Until the backend is connected, retries included.
+    pub dial: Option<Duration>,
+    /// Until a TLS handshake is complete.
+    pub handshake: Option<Duration>,
+    /// Without a byte in either direction.
+    pub idle: Option<Duration>,
+    /// Without a byte in one direction, once the other one has ended.
+    pub half_open: Option<Duration>,
+    /// From accept to end.
+    pub lifetime: Option<Duration>,
+    /// From the wish to stop until what is left is cut.
+    pub drain: Option<Duration>,
+}
+
+impl Default for Timeouts {
+    /// The defaults that `--help` shows, and why:
+    /// - dial and handshake: long enough for a lost SYN or two (RFC 6298 section 2: 1, 2, 4 s);
+    /// - idle: off, since a paused migration is silent for hours, and a healthy one has directions
+    ///   that never speak;
+    /// - half-open: whoever still answers may think for minutes; dead machines are found by
+    ///   keepalive after 150 s;
+    /// - drain: what KubeVirt gives its proxy (`--graceful-shutdown-seconds`).
+    fn default() -> Self {
+        Self {
+            dial: Some(Duration::from_secs(10)),
+            handshake: Some(Duration::from_secs(10)),
+            idle: None,
+            half_open: Some(Duration::from_secs(300)),
+            lifetime: None,
+            drain: Some(Duration::from_secs(300)),
+        }
+    }
+}
+
+/// How to serve, whatever it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Serving {
+    /// How long what may take.
+    pub timeouts: Timeouts,
+    /// For TCP sockets on both sides.
+    pub tcp: TcpOptions,
+    /// Sessions that may be open at once; `None` for the default.
+    pub max_sessions: Option<usize>,
+    /// Loops; `None` for as many as there are processors.
+    pub threads: Option<NonZeroUsize>,
+    /// How log lines look.
+    pub log_format: Format,
+}
+
+/// A time limit as given; clap wants a type of its own to tell "absent" from "off".
+#[derive(Clone, Copy)]
+struct Limit(Option<Duration>);
+
+impl Limit {
+    fn parse(text: &str) -> Result<Self, quantity::QuantityError> {
+        quantity::duration_or_off(text).map(Self)
+    }
+}
+
+/// Adds the options that [`serving`] and [`tls_files`] read.
+pub(super) fn with_serving(command: Command) -> Command {
+    command
+        .args(tls_args())
+        .arg(
+            one("max-sessions", "N", clap::value_parser!(u64).range(1..=1_000_000))
+                .help_heading("Limits")
+                .help("Connections relayed at once; more wait to be accepted [default: 10000]"),
+        )
+        .arg(
+            one("threads", "N", clap::value_parser!(u64).range(1..=1024))
+                .help_heading("Limits")
+                .help("Loops to spread them over [default: one for each processor]"),
+        )
+        .args(timeout_args())
+        .arg(log_format_arg())
+}
+
+pub(super) fn serving(matches: &ArgMatches) -> Serving {
+    let number = |name| given::<u64>(matches, name).and_then(|n| usize::try_from(n).ok());
+    let tcp = matches.get_one::<Limit>("tcp-user-timeout");
+    Serving {
+        timeouts: timeouts(matches),
+        tcp: tcp.map_or_else(TcpOptions::default, |limit| TcpOptions { user_timeout: limit.0 }),
+        max_sessions: number("max-sessions"),
+        threads: number("threads").and_then(NonZeroUsize::new),
+        log_format: log_format(matches),
+    }
+}
+
+const TLS_FLAGS: [&str; 5] = ["tls-cert", "tls-key", "tls-ca", "tls-crl", "peer"];
+
+fn tls_args() -> [Arg; 5] {
+    [
+        file("tls-cert", "Our certificate, then its intermediates (PEM)"),
+        file("tls-key", "Its private key (PEM)"),
+        file("tls-ca", "The authorities that the peer's certificate must come from (PEM)"),
+        file(
+            "tls-crl",
+            "Revocation lists (PEM). With any, every authority of a peer's chain needs a current one",
+        ),
+        many("peer", "IDENTITY", text::<Identity>()).help_heading("TLS").help(
+            "Whom to expect: cn:NAME, dns:NAME, uri:URI, ip:ADDRESS or spki:sha256:BASE64; a cn: or uri:\n\
+             may end in *. Of several any one will do. Without it, as a server any certificate of the\n\
+             authorities passes; as a client the host dialed must be in the certificate",
+        ),
+    ]
+}
+
+/// The TLS files, if `wanted` says what they are for; else there must be none, for `otherwise`.
+pub(super) fn tls_files(
+    matches: &ArgMatches,
+    wanted: Option<&str>,
+    otherwise: &str,
+) -> Result<Option<TlsFiles>, String> {
+    let Some(wanted) = wanted else {
+        return match those_given(matches, &TLS_FLAGS) {
+            Some((flags, verb)) => Err(format!("{flags} {verb} given, but {otherwise}")),
+            None => Ok(None),
+        };
+    };
+    let path = |name: &str| given::<PathBuf>(matches, name);
+    match (path("tls-cert"), path("tls-key"), path("tls-ca")) {
+        (Some(cert), Some(key), Some(ca)) => {
+            Ok(Some(TlsFiles { cert, key, ca, crl: path("tls-crl"), peers: all(matches, "peer") }))
+        }
+        (cert, key, ca) => {
+            let missing: Vec<_> =
+                [("--tls-cert", cert.is_none()), ("--tls-key", key.is_none()), ("--tls-ca", ca.is_none())]
+                    .into_iter()
+                    .filter_map(|(flag, missing)| missing.then_some(flag))
+                    .collect();
+            Err(format!("{wanted} needs {} too (TLS here is always mutual)", listed(&missing)))
+        }
+    }
+}
+
+fn timeout(name: &'static str, help: &'static str, default: Option<Duration>) -> Arg {
+    let default = default.map_or_else(|| "off".to_owned(), quantity::display);
+    one(name, "TIME", ValueParser::new(Limit::parse))
+        .help_heading("Time limits")
+        .help(format!("{help} [default: {default}]"))
+}
+
+fn timeout_args() -> [Arg; 7] {
+    let default = Timeouts::default();
+    [
+        timeout("dial-timeout", "Until the backend is connected, retries included", default.dial),
+        timeout("handshake-timeout", "Until a TLS handshake is complete", default.handshake),
+        timeout("idle-timeout", "Without a byte in either direction", default.idle),
+        timeout("half-open-timeout", "Without a byte once one direction has ended", default.half_open),
+        timeout("max-lifetime", "From the start of a session to its end, whatever happens", default.lifetime),
+        timeout("drain-timeout", "For open sessions to finish after SIGTERM", default.drain),
+        timeout(
+            "tcp-user-timeout",
+            "Without a TCP peer acknowledging or taking anything that waits for it",
+            TcpOptions::default().user_timeout,
+        ),
+    ]
+}
+
+fn timeouts(matches: &ArgMatches) -> Timeouts {
+    let limit = |name: &str, default| matches.get_one::<Limit>(name).map_or(default, |limit| limit.0);
+    let default = Timeouts::default();
+    Timeouts {
+        dial: limit("dial-timeout", default.dial),
+        handshake: limit("handshake-timeout", default.handshake),
+        idle: limit("idle-timeout", default.idle),
+        half_open: limit("half-open-timeout", default.half_open),
+        lifetime: limit("max-lifetime", default.lifetime),
+        drain: limit("drain-timeout", default.drain),
+    }
+}
+
+pub(super) fn log_format_arg() -> Arg {
+    one("log-format", "FORMAT", ["text", "json"])
+        .default_value("text")
+        .help("How log lines look: text for people and grep, json for one object each")
+}
+
+pub(super) fn log_format(matches: &ArgMatches) -> Format {
+    match given::<String>(matches, "log-format").as_deref() {
+        Some("json") => Format::Json,
+        _ => Format::Text,
+    }
+}

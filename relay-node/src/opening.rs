@@ -1,0 +1,283 @@
+//! Opening what a command is to listen on: the routes, and what is to be told about them.
+//!
+//! For `source` and `target` it is relay-migration's registry that says what to open, finds ports and
+//! undoes what was begun if one of them fails; here are the sockets. The same registry runs a node's
+//! manager, so both mean the same by the same words.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use relay_core::Instant;
+use relay_migration::registry::{
+    Config, Demand, Dial, Done, Event, Input, Listen, ListenerId, Network, OpenError, Registry, Request,
+    SourceRequest, TargetRequest, Ticket,
+};
+use relay_migration::{Host, PortMap};
+use serde::Serialize;
+use socket2::Domain;
+
+use crate::cli::{Address, Forward, Serving, Source, Target};
+use crate::endpoint::{Endpoint, HostPort};
+use crate::inherited::Inherited;
+use crate::interface;
+use crate::listen::{ListenOptions, Listener, Rights, listen, listen_beneath};
+use crate::resolve::Backend;
+use crate::server::{Label, Plan, Route};
+use crate::socket::TcpOptions;
+use crate::tls::Tls;
+
+/// What is open, and what standard output is told besides where it listens.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(crate) routes: Vec<Route>,
+    /// One line of JSON.
+    pub(crate) answer: Option<String>,
+}
+
+/// Why a program ends early: one line.
+#[derive(Debug)]
+pub(crate) struct Failed(pub(crate) String);
+
+impl Failed {
+    pub(crate) fn at(what: impl fmt::Display, why: impl fmt::Display) -> Self {
+        Self(format!("{what}: {why}"))
+    }
+
+    fn dialing(what: &Endpoint, why: impl fmt::Display) -> Self {
+        Self(format!("cannot dial {what}: {why}"))
+    }
+}
+
+/// `forward`: pairs as they are.
+pub(crate) fn forward(
+    asked: &Forward,
+    tls: Option<&Arc<Tls>>,
+    inherited: &mut Inherited,
+) -> Result<Opening, Failed> {
+    let options = ListenOptions { rights: asked.rights, tcp: asked.serving.tcp };
+    let route = |(listen_at, connect): &(Endpoint, Endpoint)| {
+        let backend = Backend::new(connect).map_err(|e| Failed::dialing(connect, e))?;
+        let listener = listen(listen_at, &options, inherited)
+            .map_err(|e| Failed::at(format_args!("cannot listen on {listen_at}"), e))?;
+        let backend = backend.with_options(asked.serving.tcp);
+        let plan = Plan::new(listener.local().clone(), backend, tls, &asked.serving.timeouts)
+            .map_err(|e| Failed::dialing(connect, e))?;
+        Ok(Route { listener, plan: Arc::new(plan) })
+    };
+    let routes = asked.pairs.iter().map(route).collect::<Result<_, Failed>>()?;
+    Ok(Opening { routes, answer: None })
+}
+
+/// What a source is told on standard output.
+#[derive(Serialize)]
+struct Files {
+    files: Vec<String>,
+}
+
+/// `source`: unix sockets here, ports of the target's node there.
+pub(crate) fn source(asked: &Source, tls: Option<&Arc<Tls>>) -> Result<Opening, Failed> {
+    let request = SourceRequest {
+        key: asked.key.clone(),
+        target: asked.target.clone(),
+        ports: asked.ports.clone(),
+        base_dir: asked.base_dir.clone(),
+        owner: asked.rights.owner,
+        lease: None,
+    };
+    // Its network is for targets only.
+    let nowhere = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let config = Config::new(Network { bind: nowhere, advertise: nowhere });
+    let site = Site { tls, serving: &asked.serving, mode: asked.rights.mode, zone: None };
+    let (routes, done) = site.open(Registry::new(config), Request::SetSource(request))?;
+    let Done::Source { files } = done else { return Err(unexpected()) };
+    let files = files.into_iter().map(|(_, path)| path.to_string()).collect();
+    Ok(Opening { routes, answer: Some(json(&Files { files })?) })
+}
+
+/// What a target is told on standard output.
+#[derive(Serialize)]
+struct Ports {
+    ports: PortMap,
+    address: IpAddr,
+}
+
+/// `target`: ports here, the pod's unix sockets behind them.
+pub(crate) fn target(asked: &Target, tls: Option<&Arc<Tls>>) -> Result<Opening, Failed> {
+    let (bind, zone) = bind_address(&asked.bind);
+    let found = if asked.advertise.is_some() { None } else { Some(find_advertised(bind)) };
+    let advertise = asked.advertise.or(found).unwrap_or(bind);
+    let config = Config { range: asked.range, ..Config::new(Network { bind, advertise }) };
+    let request = TargetRequest {
+        key: asked.key.clone(),
+        backends: asked.backends.clone(),
+        keep: PortMap::default(),
+        lease: None,
+    };
+    let site = Site { tls, serving: &asked.serving, mode: Rights::default().mode, zone };
+    let (routes, done) = site.open(Registry::new(config), Request::SetTarget(request))?;
+    let Done::Target { ports, address } = done else { return Err(unexpected()) };
+    if let Some(found) = found.filter(|found| *found != bind) {
+        tell_advertised(found);
+    }
+    Ok(Opening { routes, answer: Some(json(&Ports { ports, address })?) })
+}
+
+fn json(answer: &impl Serialize) -> Result<String, Failed> {
+    serde_json::to_string(answer).map_err(|e| Failed::at("could not print the answer", e))
+}
+
+fn unexpected() -> Failed {
+    Failed("the listeners' manager gave no answer".to_owned())
+}
+
+/// Where to listen: as upstream, an interface that is not there or not ready is no reason not to.
+fn bind_address(asked: &Address) -> (IpAddr, Option<String>) {
+    match asked {
+        Address::Any => (any(), None),
+        Address::Of(address, zone) => (*address, zone.clone()),
+        Address::Interface(name) => match interface::first_global(name) {
+            Ok(address) => (address, None),
+            Err(why) => {
+                log::warn!(interface = name.as_str(), error:% = why; "listening at every address instead of the interface's");
+                (any(), None)
+            }
+        },
+    }
+}
+
+/// Both families by `::`, unless the kernel knows one only.
+fn any() -> IpAddr {
+    let knows_v6 = crate::socket::new(Domain::IPV6, TcpOptions::default()).is_ok();
+    if knows_v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+}
+
+/// What to tell sources if nobody said it.
+fn find_advertised(bind: IpAddr) -> IpAddr {
+    let local = if bind.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+    if bind.is_unspecified() { interface::outward(bind).unwrap_or(local) } else { bind }
+}
+
+/// Tells the operator what was found.
+fn tell_advertised(address: IpAddr) {
+    if address.is_loopback() {
+        log::warn!(address:% = address; "others can reach none of this machine's addresses; --advertise says what to tell sources");
+    } else {
+        log::info!(address:% = address; "sources are told the address of the default route; --advertise says another");
+    }
+}
+
+/// How to open what the registry demands.
+struct Site<'a> {
+    tls: Option<&'a Arc<Tls>>,
+    serving: &'a Serving,
+    mode: u32,
+    /// Of the address that targets listen at.
+    zone: Option<String>,
+}
+
+impl Site<'_> {
+    /// Does what the registry demands until it has answered.
+    fn open(&self, mut registry: Registry, request: Request) -> Result<(Vec<Route>, Done), Failed> {
+        // Nothing here takes so long that a clock would matter, and there is no lease.
+        let now = Instant::ZERO;
+        let mut open: BTreeMap<ListenerId, Route> = BTreeMap::new();
+        let mut events = registry.handle(now, Input::Request(Ticket(0), request));
+        let mut failed = None;
+        while let Some(demand) = next(&registry) {
+            let fact = match demand {
+                Demand::Open { id, name, channel, listen, dial } => {
+                    let label = Label { key: name.key, channel };
+                    match self.route(label, &listen, &dial) {
+                        Ok(route) => {
+                            let port = route.listener.port().unwrap_or(0);
+                            open.insert(id, route);
+                            Input::Opened { id, port }
+                        }
+                        Err(Trouble::Listen(why)) => Input::OpenFailed { id, why },
+                        Err(Trouble::Dial(why)) => {
+                            failed.get_or_insert(why);
+                            Input::OpenFailed {
+                                id,
+                                why: OpenError::Other("there is nothing to dial".to_owned()),
+                            }
+                        }
+                    }
+                }
+                Demand::Close { id } => {
+                    open.remove(&id);
+                    Input::Closed(id)
+                }
+                // Owners are right when a socket is opened, and nothing ever changes here.
+                Demand::Own { id, owner } => Input::Owned { id, owner },
+                Demand::Route { id, dial } => Input::Routed { id, dial },
+            };
+            events.extend(registry.handle(now, fact));
+        }
+        let answer = events.into_iter().find_map(|event| match event {
+            Event::Answered { result, .. } => Some(result),
+            Event::Changed(_) | Event::Expired(_) | Event::Failed { .. } => None,
+        });
+        match (failed, answer) {
+            (Some(failed), _) => Err(failed),
+            (None, Some(Ok(done))) => Ok((open.into_values().collect(), done)),
+            (None, Some(Err(refusal))) => Err(Failed(refusal.to_string())),
+            (None, None) => Err(unexpected()),
+        }
+    }
+
+    fn route(&self, label: Label, listen: &Listen, dial: &Dial) -> Result<Route, Trouble> {
+        let tcp = self.serving.tcp;
+        let between: fn(HostPort) -> Endpoint =
+            if self.tls.is_some() { Endpoint::Tls } else { Endpoint::Tcp };
+        let backend = match dial {
+            Dial::Unix(path) => Backend::beneath(path),
+            Dial::Tcp { host, port } => {
+                let endpoint = between(HostPort { host: host.clone(), port: *port });
+                Backend::new(&endpoint).map_err(|e| Trouble::Dial(Failed::dialing(&endpoint, e)))?
+            }
+        };
+        let listener = self.listener(listen, between).map_err(|e| Trouble::listen(&e))?;
+        let (local, connect) = (listener.local().clone(), backend.endpoint().clone());
+        let plan = Plan::new(local, backend.with_options(tcp), self.tls, &self.serving.timeouts)
+            .map_err(|e| Trouble::Dial(Failed::dialing(&connect, e)))?;
+        Ok(Route { listener, plan: Arc::new(plan.labeled(label)) })
+    }
+
+    fn listener(&self, at: &Listen, between: fn(HostPort) -> Endpoint) -> io::Result<Listener> {
+        let (mode, tcp) = (self.mode, self.serving.tcp);
+        match at {
+            Listen::Unix { path, owner } => {
+                listen_beneath(path, &ListenOptions { rights: Rights { mode, owner: *owner }, tcp })
+            }
+            Listen::Tcp { address, port } => {
+                let host = match address {
+                    IpAddr::V4(v4) => Host::V4(*v4),
+                    IpAddr::V6(v6) => Host::V6(*v6, self.zone.clone()),
+                };
+                let options = ListenOptions { tcp, ..ListenOptions::default() };
+                listen(&between(HostPort { host, port: *port }), &options, &mut Inherited::none())
+            }
+        }
+    }
+}
+
+/// The next thing that the registry demands.
+fn next(registry: &Registry) -> Option<Demand> {
+    registry.demands().next()
+}
+
+enum Trouble {
+    Listen(OpenError),
+    Dial(Failed),
+}
+
+impl Trouble {
+    fn listen(error: &io::Error) -> Self {
+        // Of a unix socket it says more than that.
+        let is_port = error.raw_os_error() == Some(libc::EADDRINUSE);
+        Self::Listen(if is_port { OpenError::PortInUse } else { OpenError::Other(error.to_string()) })
+    }
+}

@@ -1,0 +1,206 @@
+//! The place of a unix socket beneath a directory that we trust, in a tree that we need not trust.
+//!
+//! A pod owns its file system, and we reach it through `/proc/PID/root` (proc(5)) with more rights
+//! than the pod has. So nothing in there may lead us elsewhere:
+//! - up to the pod's root the path is the operator's;
+//! - from there on to the base directory links are followed as the pod itself would, never out of its
+//!   root (openat2(2), `RESOLVE_IN_ROOT`): `/var/run` is a link in most images;
+//! - beneath the base directory none is followed at all.
+//!
+//! What is found is kept as a descriptor, and the socket is named through it: `/proc/self/fd/N/NAME`.
+//! This also makes paths possible that are longer than the 107 bytes of unix(7).
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use relay_migration::{BaseDir, SocketPath};
+use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, open, openat2};
+use rustix::io::Errno;
+
+/// The mode of directories made here, as upstream's: everybody may pass, only we may write.
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Place {
+    directory: OwnedFd,
+    path: PathBuf,
+}
+
+impl Place {
+    /// Finds the socket's directory.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not there; `FilesystemLoop` if a link is in the way.
+    pub(crate) fn find(at: &SocketPath) -> io::Result<Self> {
+        let (names, name) = split(at);
+        let mut directory = open_base(&at.base())?;
+        for below in names {
+            directory = open_beneath(&directory, below)?;
+        }
+        Ok(Self::new(directory, name))
+    }
+
+    /// Finds the socket's directory, and makes what is missing of it beneath the base.
+    ///
+    /// # Errors
+    /// `NotFound` if the base is not there; `FilesystemLoop` if a link is in the way.
+    pub(crate) fn make(at: &SocketPath) -> io::Result<Self> {
+        let (names, name) = split(at);
+        let base = at.base();
+        let mut directory = open_base(&base).map_err(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                return error;
+            }
+            let what = format!("the base directory {base} does not exist; make it, or name another");
+            io::Error::new(io::ErrorKind::NotFound, what)
+        })?;
+        for below in names {
+            directory = make_beneath(&directory, below)?;
+        }
+        Ok(Self::new(directory, name))
+    }
+
+    fn new(directory: OwnedFd, name: &str) -> Self {
+        let path = through(&directory).join(name);
+        Self { directory, path }
+    }
+
+    /// How to name the socket, for as long as this lives.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory alone: what keeps the name good.
+    pub(crate) fn into_directory(self) -> OwnedFd {
+        self.directory
+    }
+}
+
+/// The directories beneath the base, and the socket's own name.
+fn split(at: &SocketPath) -> (impl Iterator<Item = &str>, &str) {
+    let (above, name) = at.beneath().rsplit_once('/').unwrap_or_else(|| ("", at.beneath()));
+    (above.split('/').filter(|name| !name.is_empty()), name)
+}
+
+fn through(directory: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()))
+}
+
+const AS_DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+fn open_base(base: &BaseDir) -> io::Result<OwnedFd> {
+    let Some((root, below)) = base.pod_root() else {
+        return Ok(open(base.as_path(), AS_DIRECTORY, Mode::empty())?);
+    };
+    let root = open(root, AS_DIRECTORY, Mode::empty())?;
+    let below = if below.is_empty() { "." } else { below };
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(&root, below, AS_DIRECTORY, Mode::empty(), resolve)?)
+}
+
+fn open_beneath(directory: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    openat2(directory, name, AS_DIRECTORY, Mode::empty(), resolve)
+}
+
+fn make_beneath(directory: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+    match mkdirat(directory, name, Mode::from_raw_mode(DIRECTORY_MODE)) {
+        Ok(()) => {
+            let made = open_beneath(directory, name)?;
+            // Whatever the umask: whom the sockets are for must be able to get there. The magic link
+            // names the very directory that was opened; only its owner could have put it there.
+            fs::set_permissions(through(&made), Permissions::from_mode(DIRECTORY_MODE))?;
+            Ok(made)
+        }
+        Err(Errno::EXIST) => Ok(open_beneath(directory, name)?),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Scratch;
+    use relay_migration::{Channel, Key};
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    fn source(base: &Path) -> SocketPath {
+        let base: BaseDir = base.display().to_string().parse().expect("directory");
+        let key: Key = "vm".parse().expect("key");
+        SocketPath::of_source(&base, &key, Channel::Memory)
+    }
+
+    fn is_there(place: &Place) -> bool {
+        fs::symlink_metadata(place.path()).is_ok()
+    }
+
+    #[test]
+    fn what_is_missing_beneath_the_base_is_made_and_the_base_is_not() {
+        let dir = Scratch::new();
+        let at = source(dir.root());
+        assert_eq!(Place::find(&at).expect_err("nothing there").kind(), io::ErrorKind::NotFound);
+        let place = Place::make(&at).expect("made");
+        let mode = fs::metadata(dir.path("migrationproxy")).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o755, "whatever the umask");
+        let _listener = UnixListener::bind(place.path()).expect("bind");
+        assert!(dir.path("migrationproxy/vm-49152-source.sock").exists());
+        assert!(is_there(&Place::find(&at).expect("there")));
+        assert!(is_there(&Place::make(&at).expect("there already")));
+
+        let error = Place::make(&source(&dir.path("nobase"))).expect_err("no base").to_string();
+        assert!(error.contains("nobase does not exist"), "{error}");
+    }
+
+    #[test]
+    fn no_link_is_followed_beneath_the_base() {
+        let dir = Scratch::new();
+        fs::create_dir(dir.path("base")).expect("mkdir");
+        fs::create_dir(dir.path("elsewhere")).expect("mkdir");
+        symlink(dir.path("elsewhere"), dir.path("base/migrationproxy")).expect("symlink");
+        for result in [Place::find(&source(&dir.path("base"))), Place::make(&source(&dir.path("base")))] {
+            assert_eq!(result.expect_err("a link").raw_os_error(), Some(libc::ELOOP));
+        }
+        // The base itself is the operator's: links are as good as anything.
+        symlink(dir.path("base"), dir.path("link")).expect("symlink");
+        fs::remove_file(dir.path("base/migrationproxy")).expect("remove");
+        Place::make(&source(&dir.path("link"))).expect("made");
+        assert!(dir.path("base/migrationproxy").is_dir());
+    }
+
+    /// Our own root stands for a pod's: a link in it that begins with a slash, or climbs, stays in.
+    #[test]
+    fn a_pods_links_lead_nowhere_but_into_the_pod() {
+        let dir = Scratch::new();
+        fs::create_dir(dir.path("run")).expect("mkdir");
+        let run = dir.path("run").display().to_string();
+        symlink(format!("{}{run}", "../".repeat(20)), dir.path("climbs")).expect("symlink");
+        symlink("/proc/self/root/etc", dir.path("magic")).expect("symlink");
+        let through_root = |name: &str| {
+            let base = format!("/proc/{}/root{}", std::process::id(), dir.path(name).display());
+            source(Path::new(&base))
+        };
+        Place::make(&through_root("climbs")).expect("the same root, so it is found");
+        assert!(dir.path("run/migrationproxy").is_dir());
+        let error = Place::make(&through_root("magic")).expect_err("a magic link");
+        assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+        let gone: SocketPath = "/proc/4194304/root/run/x".parse().expect("path");
+        assert_eq!(Place::find(&gone).expect_err("no such process").kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn long_paths_have_short_names() {
+        let dir = Scratch::new();
+        let deep = dir.path(&"long-directory-name/".repeat(10));
+        fs::create_dir_all(&deep).expect("mkdir");
+        let at = source(&deep);
+        assert!(at.as_str().len() > 200);
+        let place = Place::make(&at).expect("made");
+        let _listener = UnixListener::bind(place.path()).expect("a short name");
+        assert!(at.as_path().exists());
+    }
+}
