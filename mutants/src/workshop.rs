@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::list::Mutant;
 
 /// A judge that takes longer is judging a mutant that spins.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// What became of a mutant.
 pub(crate) enum Fate {

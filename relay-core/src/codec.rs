@@ -1,6 +1,6 @@
 //! How one leg's bytes are framed on the wire: not at all, or in records of a secure channel.
 //!
-//! The interface is made for records that are sealed and opened **where they lie**. A [`Link`]
+//! The interface is made for records that are sealed and opened **where they lie**. A link
 //! owns the buffers; it reads plaintext straight to where a record's payload will be, and hands
 //! whole records to the codec. A codec owns keys and handshake state, never the flow's bytes.
 //!

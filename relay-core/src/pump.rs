@@ -257,7 +257,7 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
                 };
                 self.tell(Input::Read(leg, count));
                 if let Err(failure) = sealed {
-                    self.write_failed(leg.other(), failure);
+                    self.codec_failed(leg.other(), failure);
                 }
             }
             Err(error) => return self.on_read_refused(leg, error),
@@ -363,7 +363,7 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
         link.inbound.drop_opened();
         self.tell(Input::Read(leg, count));
         if let Err(failure) = sealed {
-            self.write_failed(leg.other(), failure);
+            self.codec_failed(leg.other(), failure);
         }
     }
 

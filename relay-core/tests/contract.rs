@@ -27,6 +27,7 @@ fn toy() -> Toy {
         hello: 8,
         rekey_after: 9,
         ask_rekey: false,
+        worn_after: u64::MAX,
         hasty: false,
         lenient: false,
     })

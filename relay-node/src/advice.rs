@@ -4,6 +4,10 @@
 use relay_core::Leg;
 use relay_tls::{Cause, Identity, Name, PeerInfo, TlsCodec};
 
+/// For a server that took the connection and has nothing to say in TLS.
+pub(crate) const SILENT_SERVER: &str =
+    "see the peer's log; if it listens in plaintext, dial it so (--plain, tcp:)";
+
 /// What to do about the end of a leg's TLS, if there is something to do. `Front` is a leg on which we
 /// are the server, `Back` one on which we are the client.
 pub(crate) fn advice(leg: Leg, codec: &TlsCodec) -> Option<String> {
@@ -40,7 +44,7 @@ pub(crate) fn advice(leg: Leg, codec: &TlsCodec) -> Option<String> {
         // A probe of our port is nothing to act upon.
         Cause::Silence => match leg {
             Leg::Front => None,
-            Leg::Back => fixed("see the peer's log; if it listens in plaintext, dial it so (--plain, tcp:)"),
+            Leg::Back => fixed(SILENT_SERVER),
         },
         Cause::Alert(code) => alert(leg, code).map(str::to_owned),
         _ => None,

@@ -23,11 +23,8 @@ pub(crate) fn raise() -> usize {
 /// The limits for these routes: `wished` sessions, or the default, as far as descriptors allow.
 pub(crate) fn limits(wished: Option<usize>, routes: &[Route]) -> Limits {
     let taken = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    let within = routes
-        .iter()
-        .map(Route::descriptors)
-        .max()
-        .map_or(1, |each| Limits::sessions_within(raise(), taken, each));
+    let within =
+        if routes.is_empty() { 1 } else { Limits::sessions_within(raise(), taken, Route::DESCRIPTORS) };
     let default = Limits::default();
     if let Some(wished) = wished
         && wished > within

@@ -29,6 +29,7 @@ pub mod failure;
 pub mod inherited;
 mod interface;
 pub mod listen;
+mod log_queue;
 pub mod logging;
 pub mod observer;
 mod opening;

@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime};
 use log::kv::{self, Key, Value, VisitSource, VisitValue};
 use log::{LevelFilter, Record};
 
+use crate::log_queue::LineQueue;
+
 /// How lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Format {
@@ -21,10 +23,14 @@ pub enum Format {
 }
 
 /// Starts logging to standard error at `level`, unless `RUST_LOG` says otherwise. Only the first
-/// call has an effect.
+/// call has an effect. Lines are written by a thread of their own: a reader who has stopped reading
+/// costs lines, which are counted, and never stops a loop.
 pub fn start(format: Format, level: LevelFilter) {
     let env = env_logger::Env::default().default_filter_or(level.as_str());
+    let target = LineQueue::start()
+        .map_or(env_logger::Target::Stderr, |queue| env_logger::Target::Pipe(Box::new(queue)));
     let started = env_logger::Builder::from_env(env)
+        .target(target)
         .format(move |out, record| {
             let mut line = match format {
                 Format::Text => text(record, SystemTime::now()),

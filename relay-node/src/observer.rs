@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use log::kv::Value;
 use log::{Level, Record};
-use relay_core::{Failure, Leg, Outcome};
+use relay_core::{EndReason, Failure, Leg, Outcome, Timer};
 
-use crate::advice::advice;
+use crate::advice::{self, advice};
 use crate::codec::NodeCodec;
 use crate::endpoint::Endpoint;
 use crate::server::{Label, Plan};
@@ -69,7 +69,11 @@ impl SessionEnded<'_> {
     /// What can be done about it if TLS failed, in the words of the command line.
     #[must_use]
     pub fn advice(&self) -> Option<String> {
-        Leg::BOTH.into_iter().find_map(|leg| advice(leg, self.codec(leg)?.as_tls()?))
+        let silent = self.outcome.flows.back.reason == EndReason::TimedOut(Timer::Secure(Leg::Back));
+        Leg::BOTH
+            .into_iter()
+            .find_map(|leg| advice(leg, self.codec(leg)?.as_tls()?))
+            .or_else(|| silent.then(|| advice::SILENT_SERVER.to_owned()))
     }
 
     /// What the logs of both nodes of a TLS session have in common.

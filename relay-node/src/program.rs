@@ -11,6 +11,7 @@ use crate::control::{self, Controller};
 use crate::demo;
 use crate::descriptors;
 use crate::inherited::Inherited;
+use crate::log_queue;
 use crate::logging::{self, complain, say};
 use crate::observer::LogObserver;
 use crate::opening::{self, Failed, Opening};
@@ -42,6 +43,7 @@ pub fn main(runtime: &impl Runtime, name: &'static str) -> ExitCode {
             return ExitCode::from(MISUSED);
         }
     };
+    log_queue::finish();
     match done {
         Ok(served) => exit_code(served),
         Err(Failed(line)) => {

@@ -78,11 +78,9 @@ pub struct Route {
 }
 
 impl Route {
-    /// Descriptors that one session takes at most: two sockets, and between plain legs two kernel
-    /// pipes if the loop splices.
-    pub(crate) fn descriptors(&self) -> usize {
-        if self.plan.front.is_none() && self.plan.back.is_none() { 6 } else { 2 }
-    }
+    /// Descriptors that one session takes: its two sockets. A loop that splices needs four more for
+    /// its pipes between plain legs, and has to do without them when they are scarce.
+    pub(crate) const DESCRIPTORS: usize = 2;
 }
 
 /// What a listener is for, by the words of migrations.

@@ -31,6 +31,9 @@ pub const ALERT_BAD_CREDENTIAL: u8 = 42;
 /// The alert for a record that does not open.
 pub const ALERT_BAD_RECORD: u8 = 20;
 
+/// The alert for a key that can't be renewed.
+pub const ALERT_WORN: u8 = 80;
+
 /// What a toy channel is made with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ToyConfig {
@@ -48,6 +51,8 @@ pub struct ToyConfig {
     pub rekey_after: u64,
     /// Records after which the other one is asked to renew its key too.
     pub ask_rekey: bool,
+    /// Records of data after which no key is left.
+    pub worn_after: u64,
     /// Sends a byte of data before its handshake is complete.
     pub hasty: bool,
     /// Takes such a byte for data, so that it is up to the caller to refuse it.
@@ -107,6 +112,8 @@ pub struct Toy {
     peer_closed: bool,
     /// Key updates seen, of either side.
     pub key_updates: u64,
+    /// Records of data sealed.
+    sealed: u64,
 }
 
 impl Toy {
@@ -127,6 +134,7 @@ impl Toy {
             closed: false,
             peer_closed: false,
             key_updates: 0,
+            sealed: 0,
         };
         if config.client {
             toy.queue_hello();
@@ -294,6 +302,10 @@ impl Codec for Toy {
         }
         if self.control_pending() > 0 {
             return Ok(Sealed::ControlFirst);
+        }
+        self.sealed += 1;
+        if self.sealed > self.config.worn_after {
+            return Err(self.fail(ALERT_WORN, Failure::KeyExhausted));
         }
         Ok(Sealed::Record(self.seal_as(INNER_DATA, slot, payload)))
     }

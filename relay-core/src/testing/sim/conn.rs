@@ -431,7 +431,8 @@ impl<C: Codec> Conn<C> {
 
     /// A peer that was not accepted, or could not be understood, was told so.
     fn judge_alert(&self, leg: Leg, peer: &Peer<C>, outcome: &Outcome) -> Result<(), Violation> {
-        let refused = |failure| matches!(failure, Failure::Rejected | Failure::Protocol);
+        let refused =
+            |failure| matches!(failure, Failure::Rejected | Failure::Protocol | Failure::KeyExhausted);
         let owed = match outcome.flows[leg].reason {
             EndReason::SetupFailed(which, failure) => which == leg && refused(failure),
             EndReason::SourceFailed(failure) => refused(failure),

@@ -42,12 +42,14 @@ pub fn relay_states(data: &[u8]) {
 
 fn plan(header: [u8; HEADER]) -> Plan {
     let [seed, more_seed, legs, most, front, back, faults, more_faults] = header;
+    let most = [1, 3, 40, 700][usize::from(most % 4)];
     let bit = |byte: u8, at: u32| byte >> at & 1 == 1;
     Plan {
         seed: u64::from(seed) | u64::from(more_seed) << 8,
         secure: PerLeg::new(bit(legs, 0), bit(legs, 1)),
-        bytes: PerLeg::new(front, back).map(|byte| u64::from(byte) * u64::from(byte) / 16),
-        most: [1, 3, 40, 700][usize::from(most % 4)],
+        // few steps, so that many stories are told a second
+        bytes: PerLeg::new(front, back).map(|byte| u64::from(byte) * most.min(8) as u64 / 2),
+        most,
         chaos: 0,
         calm: 1,
         ends: PerLeg::new(bit(legs, 2), bit(legs, 3)).map(|late| if late { Ends::Late } else { Ends::Early }),

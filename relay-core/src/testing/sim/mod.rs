@@ -84,12 +84,14 @@ impl Family for ToyFamily {
             hello: 1 + rng.below(40),
             rekey_after: 1 + rng.next() % 40,
             ask_rekey: rng.chance(50),
+            worn_after: if rng.chance(3) { 1 + rng.next() % 30 } else { u64::MAX },
             hasty: false,
             lenient: true,
         };
         let theirs = ToyConfig {
             client: !parts.dials,
             credential: if parts.stranger { 3 } else { 2 },
+            worn_after: u64::MAX,
             hasty: parts.hasty,
             lenient: false,
             expects: 1,

@@ -1,108 +1,18 @@
-//! A whole node program from outside: what it prints, what it obeys, and its exit codes. Run with
-//! the example's loop, since all of this is what every loop has in common.
+//! What every command has in common: output, signals, exit codes.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Duration;
 
-use rcgen::{CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustix::process::{Pid, Signal, kill_process};
 
-fn program() -> Command {
-    let mut path = std::env::current_exe().expect("this test's path");
-    path.pop();
-    path.pop();
-    let mut command = Command::new(path.join("examples").join("threads"));
-    command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-fn run(line: &str) -> Output {
-    program().args(line.split_whitespace()).output().expect("the example is built with the tests")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).expect("UTF-8")
-}
-
-/// A directory of its own, removed at the end.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("relay-program-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).expect("a scratch directory");
-        Self(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A running program.
-struct Node {
-    child: Child,
-    out: BufReader<ChildStdout>,
-}
-
-impl Node {
-    fn start(line: &str) -> Self {
-        let mut child = program().args(line.split_whitespace()).spawn().expect("spawn");
-        let out = BufReader::new(child.stdout.take().expect("piped"));
-        Self { child, out }
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.out.read_line(&mut line).expect("stdout");
-        line.trim_end().to_owned()
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).expect("our own child");
-    }
-
-    /// Exit status and log.
-    fn end(mut self) -> (ExitStatus, String) {
-        let mut log = String::new();
-        self.child.stderr.take().expect("piped").read_to_string(&mut log).expect("log");
-        (self.child.wait().expect("wait"), log)
-    }
-}
-
-impl Drop for Node {
-    /// A test that failed leaves no program behind.
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-    }
-}
-
-fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
+use crate::pki::{Leaf, Pki};
+use crate::support::{Node, Scratch, echo, eventually, program, run, text};
 
 #[test]
 fn the_demo_shows_what_it_promises() {
@@ -272,52 +182,6 @@ fn nobody_reading_the_output_stops_nothing() {
     assert_eq!(status.code(), Some(0), "{status}");
 }
 
-/// PEM files of an authority and of certificates by it.
-struct Pki {
-    dir: Scratch,
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Pki {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let issuer =
-            CertifiedIssuer::self_signed(params, KeyPair::generate().expect("key")).expect("authority");
-        let dir = Scratch::new();
-        fs::write(dir.path("ca"), issuer.pem()).expect("write");
-        Self { dir, issuer }
-    }
-
-    fn issue(&self, file: &str, common_name: &str, purpose: ExtendedKeyUsagePurpose) -> String {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, common_name);
-        params.extended_key_usages = vec![purpose];
-        let key = KeyPair::generate().expect("key");
-        let certificate = params.signed_by(&key, &self.issuer).expect("certificate");
-        fs::write(self.dir.path(&format!("{file}.crt")), certificate.pem()).expect("write");
-        fs::write(self.dir.path(&format!("{file}.key")), key.serialize_pem()).expect("write");
-        let path = |name: &str| self.dir.path(name);
-        format!(
-            "--tls-cert {} --tls-key {} --tls-ca {}",
-            path(&format!("{file}.crt")),
-            path(&format!("{file}.key")),
-            path("ca")
-        )
-    }
-}
-
-/// Sends a word by `front` and gets it back, if all is well.
-fn echo(front: &str) -> Option<String> {
-    let mut client = UnixStream::connect(front).expect("connect");
-    client.set_read_timeout(Some(Duration::from_secs(20))).expect("option");
-    client.write_all(b"hello").ok()?;
-    client.shutdown(Shutdown::Write).ok()?;
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).ok()?;
-    (!answer.is_empty()).then_some(answer)
-}
-
 #[test]
 fn two_nodes_by_tls_check_identities_and_reload_on_hangup() {
     let backend = TcpListener::bind("127.0.0.1:0").expect("bind");
@@ -331,8 +195,8 @@ fn two_nodes_by_tls_check_identities_and_reload_on_hangup() {
         }
     });
     let pki = Pki::new();
-    let server = pki.issue("server", "the-target", ExtendedKeyUsagePurpose::ServerAuth);
-    let client = pki.issue("client", "the-source", ExtendedKeyUsagePurpose::ClientAuth);
+    let server = pki.issue("server", &Leaf::target());
+    let client = pki.issue("client", &Leaf::source());
     let mut target = Node::start(&format!(
         "forward --listen tls:127.0.0.1:0 --connect tcp:127.0.0.1:{port} {server} --peer cn:the-source"
     ));
@@ -345,10 +209,10 @@ fn two_nodes_by_tls_check_identities_and_reload_on_hangup() {
     assert_eq!(echo(&front).as_deref(), Some("hello"));
 
     // Another name is refused, a broken file changes nothing, and a good one is taken again.
-    pki.issue("client", "somebody-else", ExtendedKeyUsagePurpose::ClientAuth);
+    pki.issue("client", &Leaf { common_name: "somebody-else", ..Leaf::source() });
     source.signal(Signal::HUP);
     eventually("the other name is refused", || echo(&front).is_none().then_some(()));
-    pki.issue("client", "the-source", ExtendedKeyUsagePurpose::ClientAuth);
+    pki.issue("client", &Leaf::source());
     source.signal(Signal::HUP);
     eventually("the name is accepted again", || echo(&front));
     fs::write(pki.dir.path("client.crt"), "no certificate").expect("write");

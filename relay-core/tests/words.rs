@@ -1,0 +1,77 @@
+//! The words that logs and metrics are made of: each thing has its own, and it stays.
+use std::collections::BTreeMap;
+use std::fmt::{Debug, Display};
+
+use relay_core::admission::Shut;
+use relay_core::{EndReason, Failure, Leg, Timer};
+
+const FAILURES: [(Failure, &str); 16] = [
+    (Failure::Reset, "reset"),
+    (Failure::BrokenPipe, "broken-pipe"),
+    (Failure::TimedOut, "unresponsive"),
+    (Failure::Refused, "refused"),
+    (Failure::NotFound, "not-found"),
+    (Failure::Unreachable, "unreachable"),
+    (Failure::Denied, "denied"),
+    (Failure::Busy, "busy"),
+    (Failure::Exhausted, "exhausted"),
+    (Failure::Truncated, "truncated"),
+    (Failure::Protocol, "protocol"),
+    (Failure::Rejected, "rejected"),
+    (Failure::Alert(42), "alert-42"),
+    (Failure::KeyExhausted, "key-exhausted"),
+    (Failure::WriteZero, "write-zero"),
+    (Failure::Os(-7), "errno--7"),
+];
+
+const TIMERS: [(Timer, &str); 8] = [
+    (Timer::Dial, "dial"),
+    (Timer::Secure(Leg::Front), "handshake-front"),
+    (Timer::Secure(Leg::Back), "handshake-back"),
+    (Timer::Idle, "idle"),
+    (Timer::HalfOpen, "half-open"),
+    (Timer::Linger, "linger"),
+    (Timer::Lifetime, "lifetime"),
+    (Timer::Drain, "drain"),
+];
+
+const REASONS: [(EndReason, &str); 8] = [
+    (EndReason::Eof, "eof"),
+    (EndReason::CloseNotify, "close-notify"),
+    (EndReason::SourceFailed(Failure::Reset), "source-reset"),
+    (EndReason::SinkFailed(Failure::BrokenPipe), "sink-broken-pipe"),
+    (EndReason::Severed, "severed"),
+    (EndReason::SetupFailed(Leg::Back, Failure::Refused), "back-setup-refused"),
+    (EndReason::TimedOut(Timer::HalfOpen), "timeout-half-open"),
+    (EndReason::Aborted, "aborted"),
+];
+
+const SHUTS: [(Shut, &str); 4] = [
+    (Shut::Stopped, "stopped"),
+    (Shut::Exhausted, "out-of-descriptors"),
+    (Shut::Full, "max-sessions"),
+    (Shut::Strangers, "max-unauthenticated"),
+];
+
+fn check<T: Display + Debug>(words: &[(T, &str)]) {
+    let mut seen = BTreeMap::new();
+    for (thing, word) in words {
+        assert_eq!(thing.to_string(), *word);
+        assert!(seen.insert(*word, thing).is_none(), "{word} means two things");
+    }
+}
+
+#[test]
+fn every_word_means_one_thing() {
+    check(&FAILURES);
+    check(&TIMERS);
+    check(&REASONS);
+    check(&SHUTS);
+    check(&[(Leg::Front, "front"), (Leg::Back, "back")]);
+}
+
+#[test]
+fn only_what_passed_a_fin_on_is_clean() {
+    let clean = |(reason, _): &(EndReason, &str)| reason.is_clean();
+    assert!(REASONS[..2].iter().all(clean) && !REASONS[2..].iter().any(clean));
+}

@@ -1,0 +1,103 @@
+//! Endpoints and their options, where it takes a whole program to see them.
+
+use std::fs;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+
+use crate::support::{Backend, Node, Scratch, echo, program, run, text};
+
+/// A program that inherits this socket as its first, under these names (sd_listen_fds(3)).
+fn inheriting(socket: OwnedFd, names: &str, line: &str) -> Node {
+    let program = program();
+    let mut shell = Command::new("sh");
+    // exec keeps the process id, which LISTEN_PID must be; 3 is the first inherited descriptor.
+    let script = format!("{names} LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" {line} 3<&0 0</dev/null");
+    shell.arg("-c").arg(script).arg(program.get_program());
+    shell.env_remove("RUST_LOG").env_remove("LISTEN_FDNAMES");
+    shell.stdin(socket).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Node::spawn(shell)
+}
+
+#[test]
+fn inherited_sockets_are_found_by_name() {
+    let dir = Scratch::new();
+    let _backend = Backend::echo(&dir.path("backend"));
+    let front = dir.path("front");
+    let listener = UnixListener::bind(&front).expect("bind");
+    let line = format!("forward --listen fd:ram --connect unix:{}", dir.path("backend"));
+    let mut node = inheriting(listener.into(), "LISTEN_FDNAMES=ram", &line);
+    assert_eq!(node.line(), format!("listening unix:{front}"));
+    assert_eq!(echo(&front).as_deref(), Some("hello"));
+    node.signal(Signal::TERM);
+    assert_eq!(node.end().0.code(), Some(0));
+    assert!(fs::metadata(&front).is_ok(), "whoever made it removes it");
+
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = tcp.local_addr().expect("address");
+    let line = format!("forward --listen fd:unknown --connect unix:{}", dir.path("backend"));
+    let mut node = inheriting(tcp.into(), "", &line);
+    assert_eq!(node.line(), format!("listening tcp:{address}"), "a socket without a name");
+
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let (status, log) = inheriting(tcp.into(), "LISTEN_FDNAMES=disk", &line).end();
+    assert_eq!(status.code(), Some(1));
+    assert!(log.contains("no socket named 'unknown' was inherited"), "{log}");
+}
+
+#[test]
+fn abstract_sockets_on_both_sides() {
+    let tag = format!("relay-program-abstract-{}", std::process::id());
+    let at = |end: &str| SocketAddr::from_abstract_name(format!("{tag}-{end}")).expect("a name");
+    let backend = UnixListener::bind_addr(&at("back")).expect("bind");
+    let mut node = Node::start(&format!("forward --listen unix:@{tag}-front --connect unix:@{tag}-back"));
+    assert_eq!(node.line(), format!("listening unix:@{tag}-front"));
+    let mut client = UnixStream::connect_addr(&at("front")).expect("connect");
+    client.write_all(b"x").expect("write");
+    let (mut served, _) = backend.accept().expect("accept");
+    std::io::Read::read_exact(&mut served, &mut [0]).expect("relayed");
+    let output = run(&format!("forward --listen unix:@{tag}-front --connect unix:@x"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("cannot listen on unix:@"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn socket_files_have_mode_and_owner() {
+    let dir = Scratch::new();
+    let us = fs::metadata(dir.path("")).expect("stat");
+    let front = dir.path("front");
+    let mut node = Node::start(&format!(
+        "forward --listen unix:{front} --connect unix:@x --mode 620 --owner {}:{}",
+        us.uid(),
+        us.gid()
+    ));
+    assert_eq!(node.line(), format!("listening unix:{front}"));
+    let found = fs::metadata(&front).expect("stat");
+    assert_eq!((found.mode() & 0o777, found.uid(), found.gid()), (0o620, us.uid(), us.gid()));
+}
+
+/// A peer that takes nothing is given up, even one whose kernel says that it is there.
+#[test]
+fn the_tcp_user_timeout_ends_a_session_that_gets_nowhere() {
+    let dir = Scratch::new();
+    let backend = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let port = backend.local_addr().expect("address").port();
+    let front = dir.path("front");
+    let mut node = Node::start(&format!(
+        "forward --listen unix:{front} --connect tcp:127.0.0.1:{port} --tcp-user-timeout 500ms"
+    ));
+    node.line();
+    let mut client = UnixStream::connect(&front).expect("connect");
+    let (_deaf, _): (TcpStream, _) = backend.accept().expect("accept");
+    let chunk = [0; 1 << 16];
+    while client.write(&chunk).is_ok() {}
+    node.signal(Signal::TERM);
+    let (_, log) = node.end();
+    assert!(log.contains("front_end=sink-unresponsive"), "{log}");
+}

@@ -1,0 +1,9 @@
+//! A whole node program from outside: what it prints, what it obeys, and its exit codes. Run with the
+//! example's loop, since all of this is what every loop has in common.
+
+mod basics;
+mod endpoints;
+mod migration;
+mod pki;
+mod rejection;
+mod support;
