@@ -13,13 +13,12 @@ use relay_core::{Instant, Stop};
 use relay_node::control::Command;
 use relay_node::failure::is_of_one_connection;
 use relay_node::listen::Listener;
-use relay_node::socket::Peer;
 use relay_node::{Plan, ServeError, Server};
-use socket2::Socket;
 
 use crate::clock::Clock;
 use crate::live::{Accepted, Place};
 use crate::mail::{Mailbox, Sender, ToAcceptor, ToWorker};
+use crate::reserve::Reserve;
 use crate::timers::{Armed, Timers};
 use crate::token::{Id, Subject};
 
@@ -67,6 +66,8 @@ pub(crate) struct Acceptor {
     timers: Timers<Alarm>,
     /// The listener at which accepting paused for want of descriptors.
     paused: Option<usize>,
+    /// For the next one who is accepted.
+    reserve: Option<Reserve>,
     stopping: bool,
     failed: Option<io::Error>,
 }
@@ -118,6 +119,7 @@ impl Acceptor {
             mail,
             timers: Timers::new(),
             paused: None,
+            reserve: None,
             stopping: false,
             failed: None,
         })
@@ -202,6 +204,7 @@ impl Acceptor {
                     self.desks[worker].sessions -= 1;
                 }
                 ToAcceptor::Exhausted => {
+                    self.reserve = None;
                     self.gate.exhausted(self.clock.now());
                     self.arm_gate();
                 }
@@ -256,15 +259,27 @@ impl Acceptor {
     fn accept(&mut self, id: ListenerId, now: Instant) {
         let entrance = &self.entrances[id.0];
         let Some(listener) = &entrance.listener else { return self.gate.drained(id) };
-        match listener.accept() {
-            Ok((socket, peer)) => {
+        let reserve = self.reserve.take().map_or_else(Reserve::new, Ok);
+        let accepted = reserve.and_then(|reserve| match listener.accept() {
+            Ok((socket, peer)) => Ok((socket, peer, reserve)),
+            Err(error) => {
+                // Kept while nobody comes, but not while others may need it more.
+                self.reserve = Some(reserve).filter(|_| error.kind() == io::ErrorKind::WouldBlock);
+                Err(error)
+            }
+        });
+        match accepted {
+            Ok((socket, peer, reserve)) => {
                 self.gate.accepted(id);
                 if let Some(number) = self.paused.take()
                     && let Some(listener) = &self.entrances[number].listener
                 {
                     self.server.observer.accept_resumed(listener.local());
                 }
-                self.assign(id.0, socket, peer, now);
+                let entrance = &mut self.entrances[id.0];
+                let place = Place { listener: id.0, ticket: entrance.order.accepted() };
+                let plan = Arc::clone(&entrance.plan);
+                self.assign(Accepted { socket, peer, reserve, plan, place, at: now });
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.gate.drained(id),
             Err(error) if is_of_one_connection(&error) => self.gate.skipped(id),
@@ -280,10 +295,7 @@ impl Acceptor {
     }
 
     /// Gives a connection to the worker that has the fewest.
-    fn assign(&mut self, number: usize, socket: Socket, peer: Peer, at: Instant) {
-        let entrance = &mut self.entrances[number];
-        let place = Place { listener: number, ticket: entrance.order.accepted() };
-        let accepted = Accepted { socket, peer, plan: Arc::clone(&entrance.plan), place, at };
+    fn assign(&mut self, accepted: Accepted) {
         if let Some(desk) = self.desks.iter_mut().min_by_key(|desk| desk.sessions) {
             desk.sessions += 1;
             desk.mail.send(ToWorker::Accepted(Box::new(accepted)));

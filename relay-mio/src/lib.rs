@@ -18,6 +18,7 @@ mod closing;
 mod event_loop;
 mod live;
 mod mail;
+mod reserve;
 mod sys;
 mod timers;
 mod token;

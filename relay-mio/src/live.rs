@@ -14,6 +14,7 @@ use socket2::Socket;
 
 use crate::closing::Closing;
 use crate::mail::ToAcceptor;
+use crate::reserve::Reserve;
 use crate::token::{Id, Subject};
 use crate::transport::Sockets;
 use crate::worker::Context;
@@ -35,6 +36,7 @@ pub(crate) struct Place {
 pub(crate) struct Accepted {
     pub(crate) socket: Socket,
     pub(crate) peer: Peer,
+    pub(crate) reserve: Reserve,
     pub(crate) plan: Arc<Plan>,
     pub(crate) place: Place,
     pub(crate) at: Instant,
@@ -62,6 +64,8 @@ pub(crate) struct Live {
     born: Instant,
     /// Until it has left its place.
     place: Option<Place>,
+    /// Its backend's, between dials.
+    reserve: Option<Reserve>,
     /// Its front has to prove who it is, and has not yet.
     stranger: bool,
     /// From when Back is wanted until it is connected.
@@ -81,7 +85,7 @@ fn register(registry: &Registry, socket: &Socket, id: Id, leg: Leg) -> Result<()
 impl Live {
     /// A session for a connection just accepted; it is to be pumped at once.
     pub(crate) fn new(accepted: Accepted, id: Id, cx: &Context) -> Self {
-        let Accepted { socket, peer, plan, place, at } = accepted;
+        let Accepted { socket, peer, reserve, plan, place, at } = accepted;
         let relay = Relay::new(*plan.config(), plan.front_codec(), at);
         let registered = register(&cx.registry, &socket, id, Leg::Front);
         let mut live = Self {
@@ -95,6 +99,7 @@ impl Live {
             peer,
             born: at,
             place: Some(place),
+            reserve: Some(reserve),
             dial: None,
             draining: false,
         };
@@ -206,6 +211,8 @@ impl Live {
             && self.relay.wants_connect()
             && let Some(index) = dial.dialer.wants_dial()
         {
+            // From here on it is the backend's.
+            self.reserve = None;
             match self.plan.backend().target(index).and_then(|target| socket::start_connect(&target)) {
                 Ok(Dialing::Connected(socket)) => match register(&cx.registry, &socket, self.id, Leg::Back) {
                     Ok(()) => self.connected(socket, cx),
@@ -270,8 +277,10 @@ impl Live {
         }
         dial.dialer.failed(now, failure);
         self.plan.backend().refresh();
-        if let Some(failure) = dial.dialer.given_up() {
-            self.relay.setup_failed(now, Leg::Back, failure);
+        match dial.dialer.given_up() {
+            Some(failure) => self.relay.setup_failed(now, Leg::Back, failure),
+            // If there is none any more, the next dial finds that out, too.
+            None => self.reserve = Reserve::new().ok(),
         }
     }
 

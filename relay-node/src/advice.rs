@@ -29,9 +29,7 @@ pub(crate) fn advice(leg: Leg, codec: &TlsCodec) -> Option<String> {
             let rule = codec.rejected().and_then(matching)?;
             Some(format!("if this is the peer that is meant, add --peer {rule}"))
         }
-        Cause::NoCertificate => {
-            fixed("give the peer a certificate of ours' CA (a relay's --tls-cert and --tls-key)")
-        }
+        Cause::NoCertificate => fixed("give the peer a certificate (a relay's --tls-cert and --tls-key)"),
         Cause::OldVersion => fixed("have the peer speak TLS 1.3"),
         Cause::NoTls => match leg {
             Leg::Front => {

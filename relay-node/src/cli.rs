@@ -5,7 +5,7 @@ mod args;
 mod demo;
 mod forward;
 mod pages;
-mod shared;
+mod serving;
 mod source;
 mod target;
 #[cfg(test)]
@@ -19,7 +19,7 @@ use clap::{ArgMatches, Command};
 pub use demo::Demo;
 pub use forward::Forward;
 pub use pages::{Shell, completions, man};
-pub use shared::{Serving, Timeouts, TlsFiles};
+pub use serving::{Serving, Timeouts, TlsFiles};
 pub use source::Source;
 pub use target::{Address, Target};
 pub use uri::{Build, UriTask};

@@ -10,6 +10,7 @@
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -81,6 +82,7 @@ pub(crate) fn bind(path: &Path, rights: Rights) -> io::Result<(Socket, SocketFil
         match closed.bind(&address) {
             Ok(()) => {
                 let file = settle(path, rights)?;
+                sweep(path);
                 return Ok((closed, file));
             }
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => clear_stale(path, &address)?,
@@ -165,22 +167,45 @@ fn is_held(address: &SockAddr) -> io::Result<bool> {
     }
 }
 
+/// What follows the name of a socket that was moved aside, before the number of the process that did.
+const ASIDE: &str = ".stale-";
+
 /// Removes the stale file `id`, and only that one: it is moved aside first, so that a live socket
-/// which another process put there meanwhile can be put back.
+/// which another process put there meanwhile can be put back. Another process may
+/// [`sweep`] it away under our hands.
 fn displace(path: &Path, id: FileId) -> io::Result<()> {
     let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".{}", std::process::id()));
-    match fs::rename(path, &aside) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e),
+    aside.push(format!("{ASIDE}{}", std::process::id()));
+    let moved = fs::rename(path, &aside).and_then(|()| fs::symlink_metadata(&aside));
+    let removed = moved.and_then(|moved| {
+        if FileId::of(&moved) != id {
+            // link(2) does not overwrite: if a third one took the place, that one stays.
+            let _ = fs::hard_link(&aside, path);
+        }
+        fs::remove_file(&aside)
+    });
+    match removed {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
     }
-    let moved = fs::symlink_metadata(&aside)?;
-    if FileId::of(&moved) != id {
-        // link(2) does not overwrite: if a third one took the place, that one stays.
-        let _ = fs::hard_link(&aside, path);
+}
+
+/// Removes what predecessors at `path` moved aside and were killed before they could remove it: sockets
+/// that nobody holds, by that name.
+fn sweep(path: &Path) {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return };
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    let mut prefix = name.as_bytes().to_vec();
+    prefix.extend(ASIDE.as_bytes());
+    // A directory that can't be read, or a name too long to ask about, is no reason not to listen.
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(&prefix)) {
+        let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
+        let aside = entry.path();
+        if is_socket && SockAddr::unix(&aside).and_then(|address| is_held(&address)).is_ok_and(|held| !held) {
+            let _ = fs::remove_file(&aside);
+        }
     }
-    fs::remove_file(&aside)
 }
 
 #[cfg(test)]
@@ -260,6 +285,22 @@ mod tests {
         let dir = Scratch::new();
         let (_socket, _file) = bind(&dir.path("x"), Rights::default()).expect("bind");
         assert!(bind(&dir.path("x"), Rights::default()).is_err());
+    }
+
+    /// A predecessor was killed between moving a stale socket aside and removing it.
+    #[test]
+    fn what_was_moved_aside_and_forgotten_is_removed_by_the_next_one() {
+        let dir = Scratch::new();
+        let path = dir.path("x");
+        drop(UnixListener::bind(dir.path("x.stale-1")).expect("bind"));
+        drop(UnixListener::bind(dir.path("y.stale-1")).expect("bind"));
+        let _live = UnixListener::bind(dir.path("x.stale-2")).expect("bind");
+        fs::write(dir.path("x.stale-3"), "no socket").expect("write");
+        let (_socket, _file) = bind(&path, open_to_all()).expect("bind");
+        let mut names: Vec<_> =
+            fs::read_dir(dir.root()).expect("dir").map(|e| e.expect("entry").file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["x", "x.stale-2", "x.stale-3", "y.stale-1"]);
     }
 
     #[test]

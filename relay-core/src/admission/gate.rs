@@ -132,7 +132,10 @@ struct Listener {
 ///
 /// There is no reserve descriptor to accept and drop connections with while there are none left.
 /// One that waits in the kernel's queue is served when a session ends; a migration that is refused
-/// has failed. [`Limits::sessions_within`] keeps some free from the beginning instead.
+/// has failed. [`Limits::sessions_within`] keeps some free from the beginning instead. Should they run
+/// out all the same, whoever is let in must be able to get through: a runtime takes a descriptor for
+/// the backend *before* it accepts, and is [`exhausted`](Self::exhausted) if there is none. Otherwise
+/// fronts would take them all, and wait for each other's in vain.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Gate {
     limits: Limits,

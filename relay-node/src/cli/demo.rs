@@ -4,7 +4,7 @@ use clap::builder::ValueParser;
 use clap::{ArgMatches, Command};
 
 use super::args::{given, one};
-use super::shared::{log_format, log_format_arg};
+use super::serving::{log_format, log_format_arg};
 use crate::logging::Format;
 use crate::quantity;
 

@@ -3,7 +3,7 @@
 use clap::{ArgMatches, Command};
 
 use super::args::{all, endpoint, many, rights, rights_args, those_given};
-use super::shared::{Serving, TlsFiles, serving, tls_files, with_serving};
+use super::serving::{Serving, TlsFiles, serving, tls_files, with_serving};
 use crate::endpoint::Endpoint;
 use crate::listen::Rights;
 

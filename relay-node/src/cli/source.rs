@@ -5,7 +5,7 @@ use clap::{ArgMatches, Command, ValueHint};
 use relay_migration::{BaseDir, Host, Key, PortMap};
 
 use super::args::{flag, host, one, required, rights, rights_args, text};
-use super::shared::{Serving, TlsFiles, serving, tls_files, with_serving};
+use super::serving::{Serving, TlsFiles, serving, tls_files, with_serving};
 use crate::listen::Rights;
 
 /// `source`: the side that a virtual machine leaves.

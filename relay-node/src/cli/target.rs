@@ -7,7 +7,7 @@ use clap::{ArgMatches, Command};
 use relay_migration::{Backends, Channel, Host, Invalid, Key, PortRange, SocketPath};
 
 use super::args::{all, flag, given, host, many, one, required, text};
-use super::shared::{Serving, TlsFiles, serving, tls_files, with_serving};
+use super::serving::{Serving, TlsFiles, serving, tls_files, with_serving};
 
 /// `target`: the side that a virtual machine comes to.
 #[derive(Clone, Debug)]

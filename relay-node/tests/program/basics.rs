@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::pki::{Leaf, Pki};
-use crate::support::{Node, Scratch, echo, eventually, program, run, text};
+use crate::support::{Backend, Node, Scratch, echo, eventually, program, run, text};
 
 #[test]
 fn the_demo_shows_what_it_promises() {
@@ -162,6 +162,24 @@ fn a_second_signal_aborts() {
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("front_end=aborted"), "{log}");
     drop((client, served));
+}
+
+/// More than a pipe holds, and nobody reads it.
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let dir = Scratch::new();
+    let _backend = Backend::echo(&dir.path("back"));
+    let front = dir.path("front");
+    let mut node = Node::start(&format!("forward --listen unix:{front} --connect unix:{}", dir.path("back")));
+    node.line();
+    for _ in 0..600 {
+        assert_eq!(echo(&front).as_deref(), Some("hello"));
+    }
+    node.signal(Signal::TERM);
+    eventually("it drains", || fs::metadata(&front).is_err().then_some(()));
+    let (status, log) = node.end();
+    assert_eq!(status.code(), Some(0));
+    assert!(log.len() > 1 << 16, "{} bytes of log", log.len());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! told about it that start them.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::path::Path;
 use rustix::process::Signal;
 
 use crate::pki::{Leaf, Pki};
-use crate::support::{Backend, Node, Scratch, echo, eventually, run, text};
+use crate::support::{Backend, Node, Scratch, echo, run, text};
 
 /// The ports in a target's answer, as a source is given them.
 fn ports(answer: &str) -> &str {
@@ -187,13 +188,11 @@ fn sockets_have_the_owner_wished_or_are_not_there() {
 
 #[test]
 fn ports_come_from_the_range_until_it_is_exhausted() {
-    // Two neighbours that are free now.
-    let (low, high) = eventually("two free ports", || {
-        let first =
-            std::net::TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address").port();
-        let high = first.checked_add(1)?;
-        std::net::TcpListener::bind(("127.0.0.1", high)).ok().map(|_| (first, high))
-    });
+    // Two neighbours that are free, below those that the kernel gives to others meanwhile.
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let start = 20_000 + u16::try_from(std::process::id() % 10_000).expect("below 10,000");
+    let low = (start..32_000).find(|low| free(low) && free(&(low + 1))).expect("two free ports");
+    let high = low + 1;
     let line = format!("target --key vm1 --bind 127.0.0.1 --plain --port-range {low}-{high}");
     let mut target = Node::start(&format!("{line} --backend 0=/x --backend 49152=/y"));
     let (at, answer) = lines(&mut target, 2);

@@ -40,7 +40,7 @@ fn meet_before(source: &str, target: &str, serve: fn(&UnixStream)) -> Met {
     let answer = target.line();
     let ports = &answer[answer.find(":{").expect("a port map") + 1..=answer.find('}').expect("its end")];
     let mut source = Node::start(&format!(
-        "source --key vm1 --base-dir {} --target 127.0.0.1 --ports {ports} --handshake-timeout 2s {source}",
+        "source --key vm1 --base-dir {} --target 127.0.0.1 --ports {ports} {source}",
         dir.path("")
     ));
     let front = source.line().strip_prefix("listening unix:").expect("a line").to_owned();
@@ -248,12 +248,12 @@ fn tls_to_plaintext() {
     let waits: fn(&UnixStream) = |stream| {
         let _ = (&*stream).read_to_end(&mut Vec::new());
     };
-    for (serve, says, advice) in [
-        (closes, "ended before the peer said anything", "dial it so (--plain, tcp:)"),
-        (speaks, "peer speaks plaintext NBD, not TLS", "dial it in plaintext as it listens"),
-        (waits, "timeout-handshake-back", "dial it so (--plain, tcp:)"),
+    for (serve, options, says, advice) in [
+        (closes, "", "ended before the peer said anything", "dial it so (--plain, tcp:)"),
+        (speaks, "", "peer speaks plaintext NBD, not TLS", "dial it in plaintext as it listens"),
+        (waits, "--handshake-timeout 500ms", "timeout-handshake-back", "dial it so (--plain, tcp:)"),
     ] {
-        let met = meet_before(&source, "--plain", serve);
+        let met = meet_before(&format!("{source} {options}"), "--plain", serve);
         assert_eq!(met.answer, None, "{}", met.source);
         assert!(line(&met.source).contains(says), "{says}: {}", met.source);
         assert!(line(&met.source).contains(advice), "{advice}: {}", met.source);

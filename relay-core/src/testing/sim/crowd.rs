@@ -18,11 +18,16 @@ use crate::admission::{Dialer, Gate, Limits, ListenerId, Order, Peers, Ticket};
 use crate::error::Failure;
 use crate::leg::{Leg, PerLeg};
 use crate::pool::Pool;
-use crate::session::Stop;
+use crate::session::{EndReason, Stop, Timer};
 use crate::time::Instant;
 
 /// Rounds in which healing must be over, for each client.
 const HEALING_ROUNDS: usize = 3000;
+/// Descriptors that a session takes: its front's and its backend's.
+const EACH: usize = 2;
+/// Of these, the ones that it has as soon as it is let in. Were it only the front's, a crowd of fronts
+/// could take all that there are, and nobody would find one for a backend.
+const AT_ACCEPT: usize = EACH;
 /// The even ones are for those who are known, the odd ones for strangers.
 const LISTENERS: usize = 3;
 
@@ -173,7 +178,8 @@ impl<'a, F: Family> Crowd<'a, F> {
 
     fn heal(&mut self) {
         self.healing = true;
-        self.descriptors = usize::MAX;
+        // No more than one session needs: whoever is let in has to get through, one after the other.
+        self.descriptors = EACH;
         for entry in &mut self.entries {
             entry.conn.heal();
             entry.refusals = 0;
@@ -260,7 +266,7 @@ impl<'a, F: Family> Crowd<'a, F> {
             demand_that(Rule::A1, accepts <= most, || format!("accept(2) {accepts} times in a turn"))?;
             if self.queues[id.0].is_empty() {
                 self.gate.drained(id);
-            } else if self.held >= self.descriptors {
+            } else if self.held + AT_ACCEPT > self.descriptors {
                 self.gate.exhausted(self.now);
             } else if !self.healing && self.rng.chance(3) {
                 self.gate.skipped(id); // ECONNABORTED: the next one is as good
@@ -283,7 +289,7 @@ impl<'a, F: Family> Crowd<'a, F> {
             self.orders[listener].ready(self.now, ticket);
             self.ready[listener].push((ticket, self.now));
         }
-        self.held += 1;
+        self.held += AT_ACCEPT;
         self.summary.served += 1;
         self.entries.push(Entry {
             conn,
@@ -293,7 +299,7 @@ impl<'a, F: Family> Crowd<'a, F> {
             refusals: if plan.faults.dial { self.rng.below(6) } else { 0 },
             stranger,
             left: false,
-            holds: 1,
+            holds: AT_ACCEPT,
         });
         self.summary.most = self.summary.most.max(self.entries.len());
     }
@@ -315,6 +321,11 @@ impl<'a, F: Family> Crowd<'a, F> {
         self.gate.closed(entry.stranger);
         self.orders[entry.listener].left(entry.ticket);
         self.held -= entry.holds;
+        let late = entry.conn.outcome().map(|outcome| outcome.flows.front.reason);
+        let starved = entry.dialer.last_failure() == Some(Failure::Exhausted);
+        demand_that(Rule::A2, late != Some(EndReason::TimedOut(Timer::Dial)) || !starved, || {
+            "let in, and no descriptor for its backend in time".into()
+        })?;
         entry.conn.judge(&mut self.pool)?;
         Ok(())
     }
@@ -340,7 +351,8 @@ impl<'a, F: Family> Crowd<'a, F> {
             format!("{ticket:?} may be dialed, but not by its session")
         })?;
         entry.dialer.started();
-        if self.held >= self.descriptors {
+        let missing = EACH - entry.holds;
+        if missing > 0 && self.held + missing > self.descriptors {
             self.gate.exhausted(self.now);
             entry.dialer.failed(self.now, Failure::Exhausted);
         } else if entry.refusals > 0 {
@@ -350,8 +362,8 @@ impl<'a, F: Family> Crowd<'a, F> {
         } else {
             entry.conn.connect(self.family, &mut self.rng, self.now);
             self.orders[listener].left(ticket);
-            (entry.left, entry.holds) = (true, entry.holds + 1);
-            self.held += 1;
+            (entry.left, entry.holds) = (true, EACH);
+            self.held += missing;
         }
         let given_up = entry.dialer.given_up();
         demand_that(Rule::D1, given_up.is_none() || self.stopped, || {
