@@ -4,7 +4,7 @@
 //! mutant NAME            what it gets wrong, in words joined by hyphens
 //! file FILE              beneath relay-core/src
 //! by CHECKER             the one of the judge's checkers that catches it
-//! rule TEXT              what the checker says then
+//! rule TEXT [or TEXT]    what the checker says then; two where the seed decides which comes first
 //! -
 //! lines as they are      must occur exactly once, or the mutant is stale
 //! +

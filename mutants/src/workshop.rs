@@ -70,7 +70,7 @@ impl Workshop {
         fs::write(file, mutant.apply(original)?).map_err(|error| error.to_string())?;
         self.build()?;
         Ok(match self.judge(&mutant.by)? {
-            Some(story) if story.contains(&mutant.rule) => Fate::Killed,
+            Some(story) if mutant.rule.split(" or ").any(|rule| story.contains(rule)) => Fate::Killed,
             Some(story) => Fate::Strayed(story),
             None => self.judge("")?.map_or(Fate::Survived, Fate::Strayed),
         })

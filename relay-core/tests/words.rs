@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Debug, Display};
 
 use relay_core::admission::Shut;
-use relay_core::{EndReason, Failure, Leg, Timer};
+use relay_core::{Close, EndReason, Failure, FlowEnd, Leg, Outcome, PerLeg, Timer};
 
 const FAILURES: [(Failure, &str); 16] = [
     (Failure::Reset, "reset"),
@@ -74,4 +74,16 @@ fn every_word_means_one_thing() {
 fn only_what_passed_a_fin_on_is_clean() {
     let clean = |(reason, _): &(EndReason, &str)| reason.is_clean();
     assert!(REASONS[..2].iter().all(clean) && !REASONS[2..].iter().any(clean));
+}
+
+#[test]
+fn an_outcome_is_clean_if_both_directions_are() {
+    let outcome = |front, back| Outcome {
+        flows: PerLeg::new(front, back).map(|reason| FlowEnd { reason, read: 1, delivered: 1 }),
+        close: PerLeg::both(Close::Orderly),
+    };
+    assert!(outcome(EndReason::Eof, EndReason::CloseNotify).is_clean());
+    for (front, back) in [(EndReason::Eof, EndReason::Aborted), (EndReason::Severed, EndReason::Eof)] {
+        assert!(!outcome(front, back).is_clean());
+    }
 }

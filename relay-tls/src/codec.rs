@@ -121,8 +121,18 @@ impl TlsCodec {
         self.rejected.as_deref()
     }
 
+    /// Bytes of a peer's that are kept, and bytes that wait to be sent.
+    #[cfg(feature = "testing")]
+    pub(crate) fn held(&self) -> usize {
+        let kept = match &self.state {
+            State::Handshake(engine, _) | State::Rustls(engine) => engine.held(),
+            State::InPlace(_) | State::Failed => 0,
+        };
+        kept + self.control.len()
+    }
+
     /// A record of any kind, protected as it should be.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn forge(&mut self, kind: u8, bytes: &[u8], padding: usize) -> Vec<u8> {
         match &mut self.state {
             State::InPlace(records) => records.forge(kind, bytes, padding),
@@ -131,7 +141,7 @@ impl TlsCodec {
     }
 
     /// A key update of our own making.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn forge_key_update(&mut self, requested: bool) -> Vec<u8> {
         match &mut self.state {
             State::InPlace(records) => records.forge_key_update(requested),

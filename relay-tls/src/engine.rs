@@ -122,6 +122,12 @@ impl Engine {
         })
     }
 
+    /// Bytes of a peer's that are kept.
+    #[cfg(feature = "testing")]
+    pub(crate) fn held(&self) -> usize {
+        self.unfinished.len()
+    }
+
     /// Whether no keys are in use yet, in either direction.
     fn is_plaintext(&self) -> bool {
         self.state().negotiated_cipher_suite().is_none()
@@ -201,7 +207,9 @@ impl Engine {
         payload: usize,
         control: &mut Control,
     ) -> Result<Sealed, Failure> {
-        if self.sealed >= self.records_per_key {
+        // In the middle of a message of the peer's rustls ends the session rather than change our keys,
+        // which has nothing to do with it. There is as much room again before the change must come.
+        if self.sealed >= self.records_per_key && self.unfinished.is_empty() {
             self.sealed = 0;
             return self.refresh(control);
         }

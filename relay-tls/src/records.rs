@@ -231,7 +231,7 @@ impl Records {
     }
 
     /// A record of any kind with so much padding, as a peer could make it.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn forge(&mut self, kind: u8, bytes: &[u8], padding: usize) -> Vec<u8> {
         let mut record = vec![0; HEADER];
         record.extend_from_slice(bytes);
@@ -242,7 +242,7 @@ impl Records {
     }
 
     /// A key update, as a peer could make it.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn forge_key_update(&mut self, requested: bool) -> Vec<u8> {
         let record = self.forge(content::HANDSHAKE, &[24, 0, 0, 1, u8::from(requested)], 0);
         if let Some(next) = self.kernel.next_sending() {

@@ -19,7 +19,7 @@ use relay_core::testing::sim::{Family, Parts, Plan, Seeds, Summary, run, tell_al
 use relay_tls::testing::pki::Authority;
 use relay_tls::{ClientTls, DataPath, Identity, Material, ServerTls, TlsCodec};
 
-const USUAL: u64 = 600;
+const USUAL: u64 = 1000;
 
 /// Bytes of both sides' flights, about.
 const HANDSHAKE: usize = 2500;
@@ -288,4 +288,15 @@ fn every_simulated_connection_over_tls_keeps_every_rule() {
         assert!(refused > 0 && damaged > 0 && cut > 0);
         assert!(changes.iter().flatten().all(|&count| count > runs as u64 / 10), "{changes:?}");
     }
+}
+
+/// The same plan, faults and calls, the same end and at the same time, with other random bytes.
+#[test]
+fn a_story_over_tls_follows_from_its_seed() {
+    let (seeds, pki, tally) = (Seeds::from_environment(USUAL).one_in(5), Pki::new(), Tally::default());
+    let told = tell_all(seeds, |seed| {
+        let (once, again) = (story(&pki, &tally, seed)?, story(&pki, &tally, seed)?);
+        if once == again { Ok(()) } else { Err(format!("told as {once:?}\n  and as {again:?}")) }
+    });
+    println!("{} connections told twice", told.len());
 }

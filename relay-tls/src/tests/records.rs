@@ -128,6 +128,26 @@ fn a_message_is_not_interrupted() {
     }
 }
 
+/// Nor does it stand in the way of what we send, or of our keys.
+#[test]
+fn our_keys_change_even_in_the_middle_of_a_message() {
+    let pair = Pair::new();
+    for path in [DataPath::InPlace, DataPath::Rustls] {
+        let (mut client, mut server) = secured(&pair, (DataPath::InPlace, path), 2);
+        for part in [&[24, 0][..], &[0, 1, 0]] {
+            server.incoming.extend(client.codec.forge(HANDSHAKE, part, 0));
+            server.open();
+            for _ in 0..5 {
+                server.to_send = vec![7; 10];
+                server.flush(&mut Cut::Whole);
+            }
+        }
+        assert_eq!(server.failure, None, "{path:?}");
+        carry(&mut server, &mut client, &mut Cut::Whole);
+        assert!(client.received == [7; 100] && server.control_first > 1, "{path:?}");
+    }
+}
+
 #[test]
 fn padding_is_taken_off_and_sizes_are_kept() {
     let pair = Pair::new();
