@@ -45,6 +45,7 @@ mod socket_file;
 mod testing;
 pub mod tls;
 mod uri;
+mod watch;
 
 pub use codec::NodeCodec;
 pub use observer::{Observer, SessionEnded};

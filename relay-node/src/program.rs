@@ -19,6 +19,7 @@ use crate::server::{Runtime, Served, Server};
 use crate::signals::{self, Reload};
 use crate::tls::Tls;
 use crate::uri;
+use crate::watch::Watch;
 
 /// Exit codes, part of the command line's contract.
 const FAILED: u8 = 1;
@@ -100,6 +101,7 @@ fn serve(
     open: impl FnOnce(Option<&Arc<Tls>>) -> Result<Opening, Failed>,
 ) -> Result<Served, Failed> {
     logging::start(serving.log_format, LevelFilter::Info);
+    let watched = files.map(|files| Watch::new(files.paths()));
     let tls = match files {
         Some(files) => Some(Arc::new(Tls::load(files.clone()).map_err(|e| Failed::at("TLS", e))?)),
         None => None,
@@ -107,7 +109,11 @@ fn serve(
     let (controller, commands) =
         control::channel().map_err(|e| Failed::at("could not make a socket pair", e))?;
     // Before anybody can connect: whoever sees us listening may stop us in good order.
-    watch_signals(controller, tls.clone())?;
+    listen_for_signals(controller, tls.clone())?;
+    if let (Some(watched), Some(tls)) = (watched, tls.clone()) {
+        let changed = move || reload(&tls, "files changed");
+        watched.start(changed).map_err(|e| Failed::at("could not watch the TLS files", e))?;
+    }
     let Opening { routes, answer } = open(tls.as_ref())?;
     for route in &routes {
         say(&format!("listening {}", route.listener.local()));
@@ -131,11 +137,17 @@ fn serve(
     Ok(served)
 }
 
-fn watch_signals(controller: Controller, tls: Option<Arc<Tls>>) -> Result<(), Failed> {
-    let reload: Reload = Box::new(move || match tls.as_deref().map(Tls::reload) {
-        Some(Ok(())) => log::info!("reloaded; new sessions use what the files hold now"),
-        Some(Err(error)) => log::error!(error:% = error; "not reloaded; what was loaded before stays"),
+fn listen_for_signals(controller: Controller, tls: Option<Arc<Tls>>) -> Result<(), Failed> {
+    let hangup: Reload = Box::new(move || match &tls {
+        Some(tls) => reload(tls, "SIGHUP"),
         None => log::info!("nothing to reload"),
     });
-    signals::listen(controller, reload).map_err(|e| Failed::at("could not listen for signals", e))
+    signals::listen(controller, hangup).map_err(|e| Failed::at("could not listen for signals", e))
+}
+
+fn reload(tls: &Tls, why: &str) {
+    match tls.reload() {
+        Ok(()) => log::info!(why = why; "reloaded; new sessions use what the files hold now"),
+        Err(error) => log::error!(why = why, error:% = error; "not reloaded; what was loaded before stays"),
+    }
 }

@@ -40,6 +40,8 @@ impl From<MaterialError> for TlsError {
 pub struct Tls {
     files: Option<TlsFiles>,
     present: Mutex<Settings>,
+    /// Held while the files are read, so that of two reloads the later one's set stays.
+    loading: Mutex<()>,
 }
 
 impl Tls {
@@ -49,7 +51,7 @@ impl Tls {
     /// A file that can't be read or is not what it should be.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
         let settings = read(&files)?;
-        Ok(Self { files: Some(files), present: Mutex::new(settings) })
+        Ok(Self { files: Some(files), present: Mutex::new(settings), loading: Mutex::default() })
     }
 
     /// Of material that is in memory; a reload leaves it as it is.
@@ -57,7 +59,8 @@ impl Tls {
     /// # Errors
     /// Material that can't be used.
     pub fn new(material: &Material, peers: &[Identity]) -> Result<Self, TlsError> {
-        Ok(Self { files: None, present: Mutex::new(settings(material, peers)?) })
+        let present = Mutex::new(settings(material, peers)?);
+        Ok(Self { files: None, present, loading: Mutex::default() })
     }
 
     /// Reads the files again. All of the new set takes effect for new sessions, or none of it.
@@ -66,6 +69,7 @@ impl Tls {
     /// As [`load`](Self::load); the old set stays.
     pub fn reload(&self) -> Result<(), TlsError> {
         if let Some(files) = &self.files {
+            let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
             let new = read(files)?;
             *self.present.lock().unwrap_or_else(PoisonError::into_inner) = new;
         }
@@ -98,9 +102,7 @@ fn read(files: &TlsFiles) -> Result<Settings, TlsError> {
 fn trouble(leaf: &PeerInfo, now: SystemTime) -> Option<&'static str> {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     if now > leaf.not_after() {
-        Some(
-            "our certificate has expired, and peers will reject it; renew it, or set the clock right, then send SIGHUP",
-        )
+        Some("our certificate has expired, and peers will reject it; renew it, or set the clock right")
     } else if now < leaf.not_before() {
         Some(
             "our certificate is not valid yet, and peers will reject it; compare this node's clock with the CA's",

@@ -66,7 +66,8 @@ Examples:
 Once it accepts, one line for each listener is printed ('listening tls:[::]:39497', with the real
 port). Logs go to standard error; RUST_LOG=debug shows more. In a session's line, front_... is what
 came in by --listen, back_... what came from --connect. SIGTERM and SIGINT stop accepting and let the
-open sessions finish (--drain-timeout), the second one ends them. SIGHUP reads the TLS files again."
+open sessions finish (--drain-timeout), the second one ends them. TLS files are read
+again when they change, and at SIGHUP."
     )
 }
 

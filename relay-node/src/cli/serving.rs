@@ -29,6 +29,17 @@ pub struct TlsFiles {
     pub peers: Vec<Identity>,
 }
 
+impl TlsFiles {
+    /// All of them.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        [Some(&self.cert), Some(&self.key), Some(&self.ca), self.crl.as_ref()]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
+    }
+}
+
 /// How long what may take; `None` for ever.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeouts {

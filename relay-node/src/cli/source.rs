@@ -84,7 +84,8 @@ Examples:
 Once they accept, one line for each socket is printed ('listening unix:/run/...'), then all of them as
 one line of JSON: {{\"files\":[\"/run/...\",...]}}. Logs go to standard error; a session's line has key and
 channel. SIGTERM and SIGINT stop accepting and let the open sessions finish (--drain-timeout), the
-second one ends them. SIGHUP reads the TLS files again."
+second one ends them. TLS files are read
+again when they change, and at SIGHUP."
     )
 }
 

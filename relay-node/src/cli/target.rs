@@ -100,7 +100,8 @@ Examples:
 Once they accept, one line for each port is printed ('listening tls:[::]:39497'), then what a source has
 to know as one line of JSON: {{\"ports\":{{\"39497\":0}},\"address\":\"10.1.1.1\"}}. Logs go to standard error; a
 session's line has key and channel. SIGTERM and SIGINT stop accepting and let the open sessions finish
-(--drain-timeout), the second one ends them. SIGHUP reads the TLS files again."
+(--drain-timeout), the second one ends them. TLS files are read
+again when they change, and at SIGHUP."
     )
 }
 

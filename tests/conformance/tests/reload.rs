@@ -1,4 +1,4 @@
-//! SIGHUP: certificates change, sessions stay.
+//! Certificates change, by signal or by themselves; sessions stay.
 
 use std::os::unix::fs::symlink;
 
@@ -15,8 +15,7 @@ fn assert_relays(client: &Peer, server: &Peer) {
 
 /// Certificate, key and authority change together, by the link that Kubernetes swaps; what is open
 /// goes on.
-#[test]
-fn new_sessions_use_new_certificates_and_old_ones_go_on() {
+fn new_sessions_use_new_certificates_and_old_ones_go_on(by_signal: bool) {
     let scratch = Scratch::new();
     let (old, new) = (Authority::common().issue("node"), Authority::new("other").issue("node"));
     let link = |identity: &Identity, name: &str| {
@@ -34,7 +33,9 @@ fn new_sessions_use_new_certificates_and_old_ones_go_on() {
     let early_end = sink.accept();
     assert_relays(&early, &early_end);
     link(&new, "second");
-    relay.signal(Signal::HUP);
+    if by_signal {
+        relay.signal(Signal::HUP);
+    }
     relay.log().wait("reloaded", |lines| {
         lines.iter().any(|line| line.field("message").starts_with("reloaded")).then_some(())
     });
@@ -45,6 +46,16 @@ fn new_sessions_use_new_certificates_and_old_ones_go_on() {
     assert_relays(&early, &early_end);
     transfer(&early, &early_end, 1, 100_000);
     transfer(&early_end, &early, 2, 100_000);
+}
+
+#[test]
+fn at_a_signal_new_sessions_use_new_certificates_and_old_ones_go_on() {
+    new_sessions_use_new_certificates_and_old_ones_go_on(true);
+}
+
+#[test]
+fn files_that_change_are_read_without_being_asked() {
+    new_sessions_use_new_certificates_and_old_ones_go_on(false);
 }
 
 #[test]
