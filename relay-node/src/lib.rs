@@ -38,6 +38,7 @@ mod program;
 pub mod quantity;
 pub mod resolve;
 pub mod server;
+mod service;
 pub mod signals;
 pub mod socket;
 mod socket_file;

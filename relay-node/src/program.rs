@@ -16,6 +16,7 @@ use crate::logging::{self, complain, say};
 use crate::observer::LogObserver;
 use crate::opening::{self, Failed, Opening};
 use crate::server::{Runtime, Served, Server};
+use crate::service;
 use crate::signals::{self, Reload};
 use crate::tls::Tls;
 use crate::uri;
@@ -111,7 +112,7 @@ fn serve(
     // Before anybody can connect: whoever sees us listening may stop us in good order.
     listen_for_signals(controller, tls.clone())?;
     if let (Some(watched), Some(tls)) = (watched, tls.clone()) {
-        let changed = move || reload(&tls, "files changed");
+        let changed = move || service::while_reloading(|| reload(&tls, "files changed"));
         watched.start(changed).map_err(|e| Failed::at("could not watch the TLS files", e))?;
     }
     let Opening { routes, answer } = open(tls.as_ref())?;
@@ -121,6 +122,7 @@ fn serve(
     if let Some(answer) = answer {
         say(&answer);
     }
+    service::ready();
     let server = Server {
         limits: descriptors::limits(serving.max_sessions, &routes),
         routes,
@@ -139,7 +141,7 @@ fn serve(
 
 fn listen_for_signals(controller: Controller, tls: Option<Arc<Tls>>) -> Result<(), Failed> {
     let hangup: Reload = Box::new(move || match &tls {
-        Some(tls) => reload(tls, "SIGHUP"),
+        Some(tls) => service::while_reloading(|| reload(tls, "SIGHUP")),
         None => log::info!("nothing to reload"),
     });
     signals::listen(controller, hangup).map_err(|e| Failed::at("could not listen for signals", e))

@@ -11,6 +11,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::control::{Command, Controller};
+use crate::service;
 
 /// What SIGHUP does.
 pub type Reload = Box<dyn Fn() + Send>;
@@ -34,6 +35,7 @@ pub fn listen(controller: Controller, reload: Reload) -> io::Result<()> {
                 Command::Abort => log::warn!(signal = name; "aborting"),
             }
             controller.send(wish);
+            service::stopping();
             wish = Command::Abort;
         }
     })?;

@@ -49,6 +49,7 @@ pub struct Setup {
     descriptors: Option<u64>,
     inherited: Option<(OwnedFd, String)>,
     unread_log: bool,
+    variables: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -63,6 +64,7 @@ impl Setup {
             descriptors: None,
             inherited: None,
             unread_log: false,
+            variables: Vec::new(),
         }
         .route(listen, connect)
     }
@@ -113,6 +115,13 @@ impl Setup {
         Self { inherited: Some((socket, name.to_owned())), ..self }
     }
 
+    /// With a variable in its environment.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// With a log that nobody reads: a pipe that fills up.
     #[must_use]
     pub fn unread_log(self) -> Self {
@@ -137,6 +146,7 @@ impl Setup {
         command.args(["-c", &format!("{script}exec \"$@\""), "sh"]);
         command.args(&self.wrapper).arg(&self.program).arg("forward").args(&self.arguments);
         command.args(["--log-format", "json"]).env("RUST_LOG", "info").stdin(Stdio::null());
+        command.envs(self.variables.drain(..));
         if let Some((socket, _)) = self.inherited.take() {
             command.stdin(socket);
         }
