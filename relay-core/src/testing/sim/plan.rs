@@ -50,6 +50,14 @@ pub struct Faults {
 }
 
 impl Faults {
+    /// Whether they change when things happen, and nothing of what happens in the end.
+    pub(super) const fn are_harmless(&self) -> bool {
+        let ends = self.reset || self.dead_end || self.truncate || self.garbage || self.dial || self.stop;
+        let delays = self.stall || self.late;
+        let misleads = self.stranger || self.hasty || self.impostor;
+        !(ends || delays || misleads)
+    }
+
     /// A choice of them.
     fn choose(rng: &mut Rng) -> Self {
         let mut on = |percent| rng.chance(percent);

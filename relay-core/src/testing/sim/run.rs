@@ -54,6 +54,14 @@ pub fn run<F: Family>(family: &mut F, plan: Plan) -> Result<Summary, String> {
     guarded(|| sim.play()).map_err(|violation| format!("{violation}\n  {}", sim.conn.describe()))
 }
 
+/// A codec whose keys are used up can't be helped by anybody.
+const fn is_of_worn_keys(reason: EndReason) -> bool {
+    matches!(
+        reason,
+        EndReason::SourceFailed(Failure::KeyExhausted) | EndReason::SinkFailed(Failure::KeyExhausted)
+    )
+}
+
 /// Runs `play`; a panic in it breaks C1, unless it names its rule itself.
 pub(super) fn guarded<T>(play: impl FnOnce() -> Result<T, Violation>) -> Result<T, Violation> {
     // What is left behind is only described, and then thrown away.
@@ -215,6 +223,10 @@ impl<'a, F: Family> Sim<'a, F> {
                 })?;
             }
         }
+        let is_worn = Leg::BOTH.into_iter().any(|leg| is_of_worn_keys(outcome.flows[leg].reason));
+        demand_that(Rule::L3, outcome.is_clean() || is_worn || !self.plan.faults.are_harmless(), || {
+            format!("nothing went wrong, and yet it ended as {:?}", outcome.flows)
+        })?;
         Ok(Summary { outcome, calls: self.conn.net.calls, took: self.now.since(Instant::ZERO) })
     }
 }
