@@ -103,7 +103,15 @@ impl<'a, F: Family> Sim<'a, F> {
             self.round()?;
         }
         self.heal();
-        self.finish()
+        let summary = self.finish()?;
+        let flows = summary.outcome.flows;
+        let is_worn = Leg::BOTH.into_iter().any(|leg| is_of_worn_keys(flows[leg].reason));
+        demand_that(
+            Rule::L3,
+            summary.outcome.is_clean() || is_worn || !self.plan.faults.are_harmless(),
+            || format!("nothing went wrong, and yet it ended as {flows:?}"),
+        )?;
+        Ok(summary)
     }
 
     /// Without more trouble it must end by itself.
@@ -223,10 +231,6 @@ impl<'a, F: Family> Sim<'a, F> {
                 })?;
             }
         }
-        let is_worn = Leg::BOTH.into_iter().any(|leg| is_of_worn_keys(outcome.flows[leg].reason));
-        demand_that(Rule::L3, outcome.is_clean() || is_worn || !self.plan.faults.are_harmless(), || {
-            format!("nothing went wrong, and yet it ended as {:?}", outcome.flows)
-        })?;
         Ok(Summary { outcome, calls: self.conn.net.calls, took: self.now.since(Instant::ZERO) })
     }
 }
