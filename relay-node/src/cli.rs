@@ -2,6 +2,7 @@
 //! come from the very same definition.
 
 mod args;
+mod check;
 mod demo;
 mod forward;
 mod pages;
@@ -16,6 +17,7 @@ use std::ffi::OsString;
 
 use clap::{ArgMatches, Command};
 
+pub use check::Check;
 pub use demo::Demo;
 pub use forward::Forward;
 pub use pages::{Shell, completions, man};
@@ -34,6 +36,8 @@ pub enum Action {
     Source(Box<Source>),
     /// `target`.
     Target(Box<Target>),
+    /// `check`.
+    Check(Box<Check>),
     /// `uri`.
     Uri(Box<UriTask>),
     /// `demo`.
@@ -78,6 +82,7 @@ Exit codes: 0 done or drained, 1 failed, 2 bad usage, 3 drain deadline passed wi
         .subcommand(forward::command(name))
         .subcommand(source::command(name))
         .subcommand(target::command(name))
+        .subcommand(check::command(name))
         .subcommand(uri::command(name))
         .subcommand(demo::command(name))
         .subcommand(pages::completions_command(name))
@@ -98,6 +103,7 @@ fn action(matches: &ArgMatches) -> Result<Action, String> {
         Some(("forward", given)) => Action::Forward(Box::new(forward::read(given)?)),
         Some(("source", given)) => Action::Source(Box::new(source::read(given)?)),
         Some(("target", given)) => Action::Target(Box::new(target::read(given)?)),
+        Some(("check", given)) => Action::Check(Box::new(check::read(given)?)),
         Some(("uri", given)) => Action::Uri(Box::new(uri::read(given)?)),
         Some(("demo", given)) => Action::Demo(demo::read(given)),
         Some(("completions", given)) => Action::Completions(pages::read(given)),

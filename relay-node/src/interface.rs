@@ -58,6 +58,39 @@ pub(crate) fn first_global(name: &str) -> Result<IpAddr, NoAddress> {
     choose(known.into_iter().map(|found| (found.name.clone(), found.ip())), name)
 }
 
+/// The addresses that an interface sends from: the first global one of each family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Origin {
+    v4: Option<IpAddr>,
+    v6: Option<IpAddr>,
+}
+
+impl Origin {
+    /// Those of the interface called `name`.
+    ///
+    /// # Errors
+    /// Why there is none of either family.
+    pub(crate) fn of(name: &str) -> Result<Self, NoAddress> {
+        let known = if_addrs::get_if_addrs().map_err(NoAddress::Unknown)?;
+        let of_family = |is_v4: bool| {
+            let of = known.iter().filter(|found| found.ip().is_ipv4() == is_v4);
+            choose(of.map(|found| (found.name.clone(), found.ip())), name)
+        };
+        match (of_family(true), of_family(false)) {
+            (Err(_), Err(_)) => Err(first_global(name).err().unwrap_or(NoAddress::Absent)),
+            (v4, v6) => Ok(Self { v4: v4.ok(), v6: v6.ok() }),
+        }
+    }
+
+    /// The one of the family that `peer` is of, if there is one.
+    pub(crate) const fn towards(&self, peer: IpAddr) -> Option<IpAddr> {
+        match peer {
+            IpAddr::V4(_) => self.v4,
+            IpAddr::V6(_) => self.v6,
+        }
+    }
+}
+
 fn choose(known: impl Iterator<Item = (String, IpAddr)>, name: &str) -> Result<IpAddr, NoAddress> {
     // An IPv4 address may have a label of its own, as in eth0:1 (ip-address(8)).
     let is_of =

@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod advice;
+mod check;
 pub mod cli;
 pub mod codec;
 pub mod control;
@@ -40,6 +41,7 @@ pub mod resolve;
 pub mod server;
 mod service;
 pub mod signals;
+mod site;
 pub mod socket;
 mod socket_file;
 #[cfg(test)]

@@ -6,26 +6,26 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use relay_core::Instant;
+use relay_migration::PortMap;
 use relay_migration::registry::{
-    Config, Demand, Dial, Done, Event, Input, Listen, ListenerId, Network, OpenError, Registry, Request,
-    SourceRequest, TargetRequest, Ticket,
+    Config, Demand, Done, Event, Input, ListenerId, Network, OpenError, Registry, Request, SourceRequest,
+    TargetRequest, Ticket,
 };
-use relay_migration::{Host, PortMap};
 use serde::Serialize;
 use socket2::Domain;
 
-use crate::cli::{Address, Forward, Serving, Source, Target};
-use crate::endpoint::{Endpoint, HostPort};
+use crate::cli::{Address, Forward, Source, Target};
+use crate::endpoint::Endpoint;
 use crate::inherited::Inherited;
 use crate::interface;
-use crate::listen::{ListenOptions, Listener, Rights, listen, listen_beneath};
+use crate::listen::{ListenOptions, listen};
 use crate::resolve::Backend;
 use crate::server::{Label, Plan, Route};
+use crate::site::{Site, Trouble};
 use crate::socket::TcpOptions;
 use crate::tls::Tls;
 
@@ -90,8 +90,8 @@ pub(crate) fn source(asked: &Source, tls: Option<&Arc<Tls>>) -> Result<Opening, 
     // Its network is for targets only.
     let nowhere = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
     let config = Config::new(Network { bind: nowhere, advertise: nowhere });
-    let site = Site { tls, serving: &asked.serving, mode: asked.rights.mode, zone: None };
-    let (routes, done) = site.open(Registry::new(config), Request::SetSource(request))?;
+    let site = Site { mode: asked.rights.mode, ..Site::new(tls, asked.serving) };
+    let (routes, done) = site.answer(Registry::new(config), Request::SetSource(request))?;
     let Done::Source { files } = done else { return Err(unexpected()) };
     let files = files.into_iter().map(|(_, path)| path.to_string()).collect();
     Ok(Opening { routes, answer: Some(json(&Files { files })?) })
@@ -116,8 +116,8 @@ pub(crate) fn target(asked: &Target, tls: Option<&Arc<Tls>>) -> Result<Opening, 
         keep: PortMap::default(),
         lease: None,
     };
-    let site = Site { tls, serving: &asked.serving, mode: Rights::default().mode, zone };
-    let (routes, done) = site.open(Registry::new(config), Request::SetTarget(request))?;
+    let site = Site { zone, holder: asked.holder, ..Site::new(tls, asked.serving) };
+    let (routes, done) = site.answer(Registry::new(config), Request::SetTarget(request))?;
     let Done::Target { ports, address } = done else { return Err(unexpected()) };
     if let Some(found) = found.filter(|found| *found != bind) {
         tell_advertised(found);
@@ -169,18 +169,9 @@ fn tell_advertised(address: IpAddr) {
     }
 }
 
-/// How to open what the registry demands.
-struct Site<'a> {
-    tls: Option<&'a Arc<Tls>>,
-    serving: &'a Serving,
-    mode: u32,
-    /// Of the address that targets listen at.
-    zone: Option<String>,
-}
-
-impl Site<'_> {
+impl Site {
     /// Does what the registry demands until it has answered.
-    fn open(&self, mut registry: Registry, request: Request) -> Result<(Vec<Route>, Done), Failed> {
+    fn answer(&self, mut registry: Registry, request: Request) -> Result<(Vec<Route>, Done), Failed> {
         // Nothing here takes so long that a clock would matter, and there is no lease.
         let now = Instant::ZERO;
         let mut open: BTreeMap<ListenerId, Route> = BTreeMap::new();
@@ -198,7 +189,7 @@ impl Site<'_> {
                         }
                         Err(Trouble::Listen(why)) => Input::OpenFailed { id, why },
                         Err(Trouble::Dial(why)) => {
-                            failed.get_or_insert(why);
+                            failed.get_or_insert(Failed(why));
                             Input::OpenFailed {
                                 id,
                                 why: OpenError::Other("there is nothing to dial".to_owned()),
@@ -227,57 +218,9 @@ impl Site<'_> {
             (None, None) => Err(unexpected()),
         }
     }
-
-    fn route(&self, label: Label, listen: &Listen, dial: &Dial) -> Result<Route, Trouble> {
-        let tcp = self.serving.tcp;
-        let between: fn(HostPort) -> Endpoint =
-            if self.tls.is_some() { Endpoint::Tls } else { Endpoint::Tcp };
-        let backend = match dial {
-            Dial::Unix(path) => Backend::beneath(path),
-            Dial::Tcp { host, port } => {
-                let endpoint = between(HostPort { host: host.clone(), port: *port });
-                Backend::new(&endpoint).map_err(|e| Trouble::Dial(Failed::dialing(&endpoint, e)))?
-            }
-        };
-        let listener = self.listener(listen, between).map_err(|e| Trouble::listen(&e))?;
-        let (local, connect) = (listener.local().clone(), backend.endpoint().clone());
-        let plan = Plan::new(local, backend.with_options(tcp), self.tls, &self.serving.timeouts)
-            .map_err(|e| Trouble::Dial(Failed::dialing(&connect, e)))?;
-        Ok(Route { listener, plan: Arc::new(plan.labeled(label)) })
-    }
-
-    fn listener(&self, at: &Listen, between: fn(HostPort) -> Endpoint) -> io::Result<Listener> {
-        let (mode, tcp) = (self.mode, self.serving.tcp);
-        match at {
-            Listen::Unix { path, owner } => {
-                listen_beneath(path, &ListenOptions { rights: Rights { mode, owner: *owner }, tcp })
-            }
-            Listen::Tcp { address, port } => {
-                let host = match address {
-                    IpAddr::V4(v4) => Host::V4(*v4),
-                    IpAddr::V6(v6) => Host::V6(*v6, self.zone.clone()),
-                };
-                let options = ListenOptions { tcp, ..ListenOptions::default() };
-                listen(&between(HostPort { host, port: *port }), &options, &mut Inherited::none())
-            }
-        }
-    }
 }
 
 /// The next thing that the registry demands.
 fn next(registry: &Registry) -> Option<Demand> {
     registry.demands().next()
-}
-
-enum Trouble {
-    Listen(OpenError),
-    Dial(Failed),
-}
-
-impl Trouble {
-    fn listen(error: &io::Error) -> Self {
-        // Of a unix socket it says more than that.
-        let is_port = error.raw_os_error() == Some(libc::EADDRINUSE);
-        Self::Listen(if is_port { OpenError::PortInUse } else { OpenError::Other(error.to_string()) })
-    }
 }

@@ -7,13 +7,15 @@
 //!   root (openat2(2), `RESOLVE_IN_ROOT`): `/var/run` is a link in most images;
 //! - beneath the base directory none is followed at all.
 //!
-//! What is found is kept as a descriptor, and the socket is named through it: `/proc/self/fd/N/NAME`.
-//! This also makes paths possible that are longer than the 107 bytes of unix(7).
+//! What is found is kept as a descriptor, and the socket is named through it: `/proc/self/fd/N/NAME` to
+//! make one, for bind(2) follows no link at the end of a path. connect(2) does, so a socket that is to be
+//! dialed is opened itself ([`open_socket`]) and named `/proc/self/fd/N`: nothing that happens to its
+//! name afterwards matters. Both make paths possible that are longer than the 107 bytes of unix(7).
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use relay_migration::{BaseDir, SocketPath};
@@ -31,19 +33,6 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Finds the socket's directory.
-    ///
-    /// # Errors
-    /// `NotFound` if it is not there; `FilesystemLoop` if a link is in the way.
-    pub(crate) fn find(at: &SocketPath) -> io::Result<Self> {
-        let (names, name) = split(at);
-        let mut directory = open_base(&at.base())?;
-        for below in names {
-            directory = open_beneath(&directory, below)?;
-        }
-        Ok(Self::new(directory, name))
-    }
-
     /// Finds the socket's directory, and makes what is missing of it beneath the base.
     ///
     /// # Errors
@@ -80,6 +69,39 @@ impl Place {
     }
 }
 
+/// Opens the socket itself, for dialing: its inode, and no link to it.
+///
+/// # Errors
+/// `NotFound` if it is not there; `PermissionDenied` if there is a link anywhere beneath the base, or
+/// something that is no socket.
+pub(crate) fn open_socket(at: &SocketPath) -> io::Result<OwnedFd> {
+    let denied = |what: &str| io::Error::new(io::ErrorKind::PermissionDenied, what);
+    let open = || -> io::Result<OwnedFd> {
+        let (names, name) = split(at);
+        let mut directory = open_base(&at.base())?;
+        for below in names {
+            directory = open_beneath(&directory, below)?;
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(openat2(&directory, name, flags, Mode::empty(), RESOLVE)?)
+    };
+    let socket = open().map_err(|error| match error.raw_os_error() {
+        Some(libc::ELOOP) => denied("a symbolic link is in its path, which is not followed"),
+        _ => error,
+    })?;
+    let file = File::from(socket);
+    match file.metadata()?.file_type() {
+        kind if kind.is_socket() => Ok(file.into()),
+        kind if kind.is_symlink() => Err(denied("it is a symbolic link, which is not followed")),
+        _ => Err(denied("it is no socket")),
+    }
+}
+
+/// How to dial what [`open_socket`] has opened, for as long as the descriptor lives.
+pub(crate) fn through_socket(socket: &OwnedFd) -> PathBuf {
+    through(socket)
+}
+
 /// The directories beneath the base, and the socket's own name.
 fn split(at: &SocketPath) -> (impl Iterator<Item = &str>, &str) {
     let (above, name) = at.beneath().rsplit_once('/').unwrap_or_else(|| ("", at.beneath()));
@@ -92,6 +114,10 @@ fn through(directory: &OwnedFd) -> PathBuf {
 
 const AS_DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
+/// Beneath the base: no link, and never out of it.
+const RESOLVE: ResolveFlags =
+    ResolveFlags::IN_ROOT.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
 fn open_base(base: &BaseDir) -> io::Result<OwnedFd> {
     let Some((root, below)) = base.pod_root() else {
         return Ok(open(base.as_path(), AS_DIRECTORY, Mode::empty())?);
@@ -103,8 +129,7 @@ fn open_base(base: &BaseDir) -> io::Result<OwnedFd> {
 }
 
 fn open_beneath(directory: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    openat2(directory, name, AS_DIRECTORY, Mode::empty(), resolve)
+    openat2(directory, name, AS_DIRECTORY, Mode::empty(), RESOLVE)
 }
 
 fn make_beneath(directory: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
@@ -143,13 +168,13 @@ mod tests {
     fn what_is_missing_beneath_the_base_is_made_and_the_base_is_not() {
         let dir = Scratch::new();
         let at = source(dir.root());
-        assert_eq!(Place::find(&at).expect_err("nothing there").kind(), io::ErrorKind::NotFound);
+        assert_eq!(open_socket(&at).expect_err("nothing there").kind(), io::ErrorKind::NotFound);
         let place = Place::make(&at).expect("made");
         let mode = fs::metadata(dir.path("migrationproxy")).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o755, "whatever the umask");
         let _listener = UnixListener::bind(place.path()).expect("bind");
         assert!(dir.path("migrationproxy/vm-49152-source.sock").exists());
-        assert!(is_there(&Place::find(&at).expect("there")));
+        open_socket(&at).expect("there");
         assert!(is_there(&Place::make(&at).expect("there already")));
 
         let error = Place::make(&source(&dir.path("nobase"))).expect_err("no base").to_string();
@@ -162,9 +187,9 @@ mod tests {
         fs::create_dir(dir.path("base")).expect("mkdir");
         fs::create_dir(dir.path("elsewhere")).expect("mkdir");
         symlink(dir.path("elsewhere"), dir.path("base/migrationproxy")).expect("symlink");
-        for result in [Place::find(&source(&dir.path("base"))), Place::make(&source(&dir.path("base")))] {
-            assert_eq!(result.expect_err("a link").raw_os_error(), Some(libc::ELOOP));
-        }
+        let at = source(&dir.path("base"));
+        assert_eq!(open_socket(&at).expect_err("a link").kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(Place::make(&at).expect_err("a link").raw_os_error(), Some(libc::ELOOP));
         // The base itself is the operator's: links are as good as anything.
         symlink(dir.path("base"), dir.path("link")).expect("symlink");
         fs::remove_file(dir.path("base/migrationproxy")).expect("remove");
@@ -189,7 +214,41 @@ mod tests {
         let error = Place::make(&through_root("magic")).expect_err("a magic link");
         assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
         let gone: SocketPath = "/proc/4194304/root/run/x".parse().expect("path");
-        assert_eq!(Place::find(&gone).expect_err("no such process").kind(), io::ErrorKind::NotFound);
+        assert_eq!(open_socket(&gone).expect_err("no such process").kind(), io::ErrorKind::NotFound);
+    }
+
+    /// CVE-2026-13622 of the proxy that this replaces: whoever owns the pod puts a link where QEMU's
+    /// socket should be, and a privileged relay dials what it names on the node.
+    #[test]
+    fn a_link_in_the_place_of_a_socket_is_not_followed_nor_anything_but_a_socket_dialed() {
+        let dir = Scratch::new();
+        let at = source(dir.root());
+        fs::create_dir(dir.path("migrationproxy")).expect("mkdir");
+        let name = dir.path("migrationproxy/vm-49152-source.sock");
+        let precious = UnixListener::bind(dir.path("precious")).expect("bind");
+        assert_eq!(open_socket(&at).expect_err("nothing there").kind(), io::ErrorKind::NotFound);
+
+        symlink(dir.path("precious"), &name).expect("symlink");
+        let error = open_socket(&at).expect_err("a link");
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert!(error.to_string().contains("symbolic link"), "{error}");
+        fs::remove_file(&name).expect("remove");
+
+        fs::write(&name, "a file").expect("write");
+        let error = open_socket(&at).expect_err("a file");
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert!(error.to_string().contains("no socket"), "{error}");
+        fs::remove_file(&name).expect("remove");
+
+        // One that is swapped for a link after it was looked at: the one that was looked at is dialed.
+        let real = UnixListener::bind(&name).expect("bind");
+        let socket = open_socket(&at).expect("a socket");
+        fs::remove_file(&name).expect("remove");
+        symlink(dir.path("precious"), &name).expect("symlink");
+        std::os::unix::net::UnixStream::connect(through_socket(&socket)).expect("connect");
+        real.accept().expect("the real one");
+        precious.set_nonblocking(true).expect("option");
+        assert_eq!(precious.accept().expect_err("nobody").kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use log::LevelFilter;
 
+use crate::check;
 use crate::cli::{self, Action, Early, Serving, TlsFiles};
 use crate::control::{self, Controller};
 use crate::demo;
@@ -84,6 +85,11 @@ fn run(
         Action::Demo(asked) => {
             logging::start(asked.log_format, LevelFilter::Error);
             demo::run(runtime, &asked).map_err(|e| Failed::at("the demo failed", e))?;
+            return Ok(Served::default());
+        }
+        Action::Check(asked) => {
+            logging::start(logging::Format::Text, LevelFilter::Warn);
+            check::run(&asked).map_err(Failed)?;
             return Ok(Served::default());
         }
         Action::Uri(asked) => uri::run(&asked).map_err(Failed)?,

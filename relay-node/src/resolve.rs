@@ -17,7 +17,7 @@ use relay_migration::SocketPath;
 
 use crate::endpoint::{Endpoint, Host, HostPort};
 use crate::failure::failure;
-use crate::socket::{Target, TcpOptions};
+use crate::socket::{Holder, Target, TcpOptions};
 
 /// How often a name is looked up without being asked.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -64,6 +64,7 @@ pub struct Backend {
     endpoint: Endpoint,
     addresses: Addresses,
     options: TcpOptions,
+    holder: Option<Holder>,
 }
 
 #[derive(Clone, Debug)]
@@ -105,7 +106,7 @@ impl Backend {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
             }
         };
-        Ok(Self { endpoint: endpoint.clone(), addresses, options: TcpOptions::default() })
+        Ok(Self { endpoint: endpoint.clone(), addresses, options: TcpOptions::default(), holder: None })
     }
 
     /// A unix socket beneath a directory that is trusted, in a tree that need not be: no link in there
@@ -116,6 +117,7 @@ impl Backend {
             endpoint: Endpoint::Unix(path.as_path().to_owned()),
             addresses: Addresses::Beneath(path.clone()),
             options: TcpOptions::default(),
+            holder: None,
         }
     }
 
@@ -123,6 +125,12 @@ impl Backend {
     #[must_use]
     pub fn with_options(self, options: TcpOptions) -> Self {
         Self { options, ..self }
+    }
+
+    /// The same, dialing a unix socket only if this one listens there.
+    #[must_use]
+    pub fn held_by(self, holder: Option<Holder>) -> Self {
+        Self { holder, ..self }
     }
 
     /// What was to be dialed, as written.
@@ -148,8 +156,16 @@ impl Backend {
     /// all): worth a retry. Others if a socket's directory can't be reached.
     pub fn target(&self, index: usize) -> Result<Target, Failure> {
         match &self.addresses {
-            Addresses::Unix(target) => Ok(target.clone()),
-            Addresses::Beneath(path) => Target::unix_beneath(path).map_err(|error| failure(&error)),
+            Addresses::Unix(target) => Ok(target.clone().held_by(self.holder)),
+            Addresses::Beneath(path) => match Target::unix_beneath(path) {
+                Ok(target) => Ok(target.held_by(self.holder)),
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::PermissionDenied {
+                        log::warn!(backend:% = path, error:%; "not dialed");
+                    }
+                    Err(failure(&error))
+                }
+            },
             Addresses::Tcp(address) => Ok(Target::tcp(*address, self.options)),
             Addresses::Named(named) => {
                 let known = named.known();

@@ -17,7 +17,7 @@ use relay_migration::SocketPath;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
 use crate::failure::failure;
-use crate::place::Place;
+use crate::place;
 
 /// Keepalive as Go's net package sets it on every TCP connection, which is what KubeVirt's proxy
 /// therefore has: first probe after 15 s, then every 15 s, dead after 9 without an answer.
@@ -80,13 +80,47 @@ pub(crate) fn abstract_address(name: &str) -> io::Result<SockAddr> {
 pub struct Target {
     address: SockAddr,
     options: TcpOptions,
-    /// A path and the directory that it goes through, if the address is not the path itself.
+    /// A path and the socket found there, if the address is not the path itself.
     through: Option<Arc<(PathBuf, OwnedFd)>>,
+    /// Who must be listening there, if it is a unix socket.
+    holder: Option<Holder>,
+}
+
+/// Who must be listening at a unix socket that is dialed: the credentials that the kernel took note of
+/// when the listener called listen(2) (unix(7), SO_PEERCRED), not the owner of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Holder {
+    /// User.
+    pub uid: u32,
+    /// Group; `None` for any.
+    pub gid: Option<u32>,
+}
+
+impl Holder {
+    /// Whether the one at the other end is the one.
+    fn check(self, socket: &Socket) -> Result<(), Failure> {
+        let found = rustix::net::sockopt::socket_peercred(socket).map_err(|e| failure(&e.into()))?;
+        let (uid, gid) = (found.uid.as_raw(), found.gid.as_raw());
+        if uid == self.uid && self.gid.is_none_or(|wanted| wanted == gid) {
+            return Ok(());
+        }
+        log::warn!(listener = format!("{uid}:{gid}").as_str(), expected:% = self; "not dialed: somebody else listens at the backend");
+        Err(Failure::Denied)
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.gid {
+            Some(gid) => write!(f, "{}:{gid}", self.uid),
+            None => self.uid.fmt(f),
+        }
+    }
 }
 
 impl Target {
     fn new(address: SockAddr) -> Self {
-        Self { address, options: TcpOptions::default(), through: None }
+        Self { address, options: TcpOptions::default(), through: None, holder: None }
     }
 
     /// A unix socket in the file system.
@@ -97,16 +131,22 @@ impl Target {
         SockAddr::unix(path).map(Self::new)
     }
 
-    /// A unix socket beneath a directory, found without following links that lead elsewhere. The path
-    /// may be of any length.
+    /// A unix socket beneath a directory, found without following any link there. The path may be of
+    /// any length. What is dialed is what was found now, whatever its name stands for later.
     ///
     /// # Errors
-    /// As openat2(2).
+    /// As openat2(2); `PermissionDenied` if a link is in the way, or it is no socket.
     pub fn unix_beneath(path: &SocketPath) -> io::Result<Self> {
-        let place = Place::find(path)?;
-        let address = SockAddr::unix(place.path())?;
-        let through = Some(Arc::new((path.as_path().to_owned(), place.into_directory())));
+        let socket = place::open_socket(path)?;
+        let address = SockAddr::unix(place::through_socket(&socket))?;
+        let through = Some(Arc::new((path.as_path().to_owned(), socket)));
         Ok(Self { through, ..Self::new(address) })
+    }
+
+    /// The same, to be dialed only if this one listens there. Means nothing for TCP.
+    #[must_use]
+    pub fn held_by(self, holder: Option<Holder>) -> Self {
+        Self { holder, ..self }
     }
 
     /// A unix socket in the abstract namespace.
@@ -164,6 +204,9 @@ pub fn start_connect(target: &Target) -> Result<Dialing, Failure> {
     match socket.connect(&target.address) {
         Ok(()) => {
             refuse_self(&socket)?;
+            if let Some(holder) = target.holder.filter(|_| target.address.is_unix()) {
+                holder.check(&socket)?;
+            }
             Ok(Dialing::Connected(socket))
         }
         // EINTR: POSIX has the connection go on being made, as after EINPROGRESS.
@@ -292,7 +335,7 @@ mod tests {
         let deep = dir.path(&"long-directory-name/".repeat(10));
         std::fs::create_dir_all(&deep).expect("mkdir");
         let path: SocketPath = deep.join("x").display().to_string().parse().expect("path");
-        let place = Place::find(&path).expect("there");
+        let place = place::Place::make(&path).expect("there");
         let listener = std::os::unix::net::UnixListener::bind(place.path()).expect("bind");
         let target = Target::unix_beneath(&path).expect("found");
         assert_eq!(target.to_string(), path.to_string());
@@ -302,6 +345,22 @@ mod tests {
         assert_eq!(start_connect(&target).err(), Some(Failure::Refused));
         let gone = format!("{}/none/x", dir.root().display()).parse().expect("path");
         assert_eq!(failure(&Target::unix_beneath(&gone).expect_err("gone")), Failure::NotFound);
+    }
+
+    #[test]
+    fn only_whom_we_expect_is_dialed() {
+        let dir = crate::testing::Scratch::new();
+        let path = dir.path("x");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).expect("bind");
+        let us = std::fs::metadata(dir.root()).expect("stat");
+        let (uid, gid) = (std::os::unix::fs::MetadataExt::uid(&us), std::os::unix::fs::MetadataExt::gid(&us));
+        let dial = |holder| start_connect(&Target::unix(&path).expect("path").held_by(holder)).map(drop);
+        assert_eq!(dial(None), Ok(()));
+        assert_eq!(dial(Some(Holder { uid, gid: None })), Ok(()));
+        assert_eq!(dial(Some(Holder { uid, gid: Some(gid) })), Ok(()));
+        assert_eq!(dial(Some(Holder { uid: uid + 1, gid: None })), Err(Failure::Denied));
+        assert_eq!(dial(Some(Holder { uid, gid: Some(gid + 1) })), Err(Failure::Denied));
+        assert_eq!(Holder { uid: 107, gid: Some(107) }.to_string(), "107:107");
     }
 
     #[test]

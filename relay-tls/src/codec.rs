@@ -15,7 +15,7 @@ use crate::frame::{self, LAYOUT, PAYLOAD_MAX, Phase, Violation};
 use crate::hooks::Rejection;
 use crate::peer::PeerInfo;
 use crate::provider::Provider;
-use crate::records::{Ended, Received, Records};
+use crate::records::{Ended, FRUITLESS_MAX, Received, Records};
 use crate::session::SessionInfo;
 
 /// Mutual TLS 1.3 on one leg, as a client or as a server.
@@ -119,6 +119,21 @@ impl TlsCodec {
     #[must_use]
     pub fn rejected(&self) -> Option<&PeerInfo> {
         self.rejected.as_deref()
+    }
+
+    /// Records of nothing but padding that a peer takes one after the other: what it counts besides is
+    /// our close_notify. Others that speak TLS have the same limit, or a higher one.
+    pub const PADDING_MAX: usize = FRUITLESS_MAX as usize - 2;
+
+    /// A record of full size that carries no data (RFC 8446 section 5.4), to be sent at once: it costs
+    /// both ends and the wire what a record of data does, and nothing comes of it. Not more than
+    /// [`PADDING_MAX`](Self::PADDING_MAX) in a row. `None` if there is none: the session is not secured,
+    /// is over, or has something else to say first.
+    pub fn padding(&mut self) -> Option<Vec<u8>> {
+        match &mut self.state {
+            State::InPlace(records) if !self.closed && self.control.is_empty() => records.padding(),
+            State::InPlace(_) | State::Handshake(..) | State::Rustls(_) | State::Failed => None,
+        }
     }
 
     /// Bytes of a peer's that are kept, and bytes that wait to be sent.

@@ -19,7 +19,7 @@ use crate::post_handshake::{Handshake, Post};
 
 /// Records in a row that carry no data. Key updates, tickets and empty records are all allowed, but
 /// each costs us more than the peer. BoringSSL and rustls allow 32 of a kind.
-const FRUITLESS_MAX: u8 = 32;
+pub(crate) const FRUITLESS_MAX: u8 = 32;
 
 /// The keys of one direction, and the number of its next record.
 pub(crate) struct Protection {
@@ -126,6 +126,19 @@ impl Records {
         let length = HEADER + payload + TRAILER;
         self.send.seal(&mut slot[..length], content::APPLICATION_DATA).ok_or(Failure::KeyExhausted)?;
         Ok(Sealed::Record(length))
+    }
+
+    /// A record of full size that carries no data, only padding (section 5.4). `None` if it is time for
+    /// other keys.
+    pub(crate) fn padding(&mut self) -> Option<Vec<u8>> {
+        if self.answer_due || self.send.sequence >= self.records_per_key {
+            return None;
+        }
+        let mut record = vec![0; HEADER + PAYLOAD_MAX + TRAILER];
+        record[HEADER] = content::APPLICATION_DATA;
+        // the type stands in front of the padding, which is zeros to the end
+        self.send.seal(&mut record, 0)?;
+        Some(record)
     }
 
     /// Announces new keys of ours under the old ones, and takes them into use. The peer is not asked

@@ -9,6 +9,7 @@ use relay_migration::registry::Owner;
 
 use crate::endpoint::Endpoint;
 use crate::listen::Rights;
+use crate::socket::Holder;
 
 pub(super) fn one(name: &'static str, value: &'static str, parser: impl Into<ValueParser>) -> Arg {
     Arg::new(name).long(name).value_name(value).value_parser(parser)
@@ -97,6 +98,24 @@ pub(super) fn host(text: &str) -> Result<Host, String> {
     bare.parse().map_err(|error: relay_migration::Invalid| error.to_string())
 }
 
+/// Who must be listening at a backend.
+pub(super) fn holder_arg() -> Arg {
+    one("backend-owner", "OWNER", ValueParser::new(holder)).help_heading("Unix sockets").help(
+        "Dial a backend only if a process of this UID or UID:GID listens there, as in 107:107; asked of\n\
+         the kernel for each connection [default: whoever does]",
+    )
+}
+
+fn holder(text: &str) -> Result<Holder, String> {
+    let read = |text: &str| {
+        Some(match text.split_once(':') {
+            Some((uid, gid)) => Holder { uid: id(uid)?, gid: Some(id(gid)?) },
+            None => Holder { uid: id(text)?, gid: None },
+        })
+    };
+    read(text).ok_or_else(|| "a backend's owner is a number or two, UID or UID:GID, as in 107:107".to_owned())
+}
+
 fn octal_mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o777 && text.bytes().all(|b| b.is_ascii_digit()) => Ok(mode),
@@ -104,13 +123,26 @@ fn octal_mode(text: &str) -> Result<u32, String> {
     }
 }
 
+/// Of a user or a group. (uid_t)-1 is none: chown(2) takes it for "as it is".
+fn id(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id != u32::MAX && text.bytes().all(|b| b.is_ascii_digit()))
+}
+
 fn owner(text: &str) -> Result<Owner, String> {
-    // (uid_t)-1 is no user: chown(2) takes it for "as it is"
-    let id = |text: &str| match text.parse() {
-        Ok(id) if id != u32::MAX && text.bytes().all(|b| b.is_ascii_digit()) => Some(id),
-        _ => None,
-    };
     text.split_once(':')
         .and_then(|(uid, gid)| Some(Owner { uid: id(uid)?, gid: id(gid)? }))
         .ok_or_else(|| "an owner is two numbers, UID:GID, as in 107:107".to_owned())
+}
+
+/// An interface's name.
+pub(super) fn interface(text: &str) -> Result<String, String> {
+    // The kernel's rules (dev_valid_name): 15 bytes, no '/', no white space.
+    let fits = (1..=15).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && text.bytes().all(|b| b.is_ascii_graphic() && !b"/:".contains(&b));
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("an interface's name has 1 to 15 characters, as in eth0".to_owned())
+    }
 }

@@ -98,7 +98,7 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Forward, String> {
     })
 }
 
-fn check_connect(endpoint: &Endpoint) -> Result<(), String> {
+pub(super) fn check_connect(endpoint: &Endpoint) -> Result<(), String> {
     match endpoint {
         Endpoint::Fd(_) => Err(format!("--connect {endpoint}: an inherited socket can only be listened on")),
         Endpoint::Tcp(at) | Endpoint::Tls(at) if at.port == 0 => {

@@ -134,7 +134,7 @@ pub(super) fn serving(matches: &ArgMatches) -> Serving {
 
 const TLS_FLAGS: [&str; 5] = ["tls-cert", "tls-key", "tls-ca", "tls-crl", "peer"];
 
-fn tls_args() -> [Arg; 5] {
+pub(super) fn tls_args() -> [Arg; 5] {
     [
         file("tls-cert", "Our certificate, then its intermediates (PEM)"),
         file("tls-key", "Its private key (PEM)"),

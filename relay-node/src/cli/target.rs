@@ -6,8 +6,9 @@ use clap::builder::ValueParser;
 use clap::{ArgMatches, Command};
 use relay_migration::{Backends, Channel, Host, Invalid, Key, PortRange, SocketPath};
 
-use super::args::{all, flag, given, host, many, one, required, text};
+use super::args::{all, flag, given, holder_arg, host, interface, many, one, required, text};
 use super::serving::{Serving, TlsFiles, serving, tls_files, with_serving};
+use crate::socket::Holder;
 
 /// `target`: the side that a virtual machine comes to.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct Target {
     pub advertise: Option<IpAddr>,
     /// Ports to listen on; `None` for the kernel's choice.
     pub range: Option<PortRange>,
+    /// Who must be listening at the backends; `None` for whoever does.
+    pub holder: Option<Holder>,
     /// `None` for plaintext.
     pub tls: Option<TlsFiles>,
     /// How to do it.
@@ -72,7 +75,8 @@ pub(super) fn command(name: &str) -> Command {
             one("port-range", "FIRST-LAST", text::<PortRange>())
                 .help("Listen on ports of this range only [default: whatever is free]"),
         )
-        .arg(flag("plain").help("TCP in plaintext: nothing is encrypted and nobody authenticated"));
+        .arg(flag("plain").help("TCP in plaintext: nothing is encrypted and nobody authenticated"))
+        .arg(holder_arg());
     with_serving(command)
 }
 
@@ -118,6 +122,7 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Target, String> {
         bind: interface.or_else(|| given(matches, "bind")).unwrap_or(Address::Any),
         advertise: given(matches, "advertise"),
         range: given(matches, "port-range"),
+        holder: given(matches, "backend-owner"),
         tls: tls_files(matches, wanted, "so is --plain")?,
         serving: serving(matches),
     })
@@ -152,16 +157,4 @@ fn advertise(text: &str) -> Result<IpAddr, String> {
         return Err(format!("{address} can't be dialed; write the address that sources are to dial"));
     }
     Ok(address)
-}
-
-fn interface(text: &str) -> Result<String, String> {
-    // The kernel's rules (dev_valid_name): 15 bytes, no '/', no white space.
-    let fits = (1..=15).contains(&text.len())
-        && !matches!(text, "." | "..")
-        && text.bytes().all(|b| b.is_ascii_graphic() && !b"/:".contains(&b));
-    if fits {
-        Ok(text.to_owned())
-    } else {
-        Err("an interface's name has 1 to 15 characters, as in eth0".to_owned())
-    }
 }

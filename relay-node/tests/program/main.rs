@@ -2,6 +2,7 @@
 //! example's loop, since all of this is what every loop has in common.
 
 mod basics;
+mod check;
 mod endpoints;
 mod migration;
 mod pki;

@@ -6,7 +6,7 @@ use relay_core::error::Failure;
 use super::pki::Pair;
 use super::stream::secured;
 use super::wire::{Cut, End, carry};
-use crate::DataPath;
+use crate::{DataPath, TlsCodec};
 
 const OURS: (DataPath, DataPath) = (DataPath::InPlace, DataPath::InPlace);
 
@@ -266,4 +266,27 @@ fn what_remains_after_the_handshake_is_small() {
     let codec = size_of::<crate::TlsCodec>();
     assert!(records <= 2048, "{records}");
     assert!(codec <= 256, "{codec}");
+}
+
+/// What a check of a connection's rate sends: so much, and then the end, disturbs no peer, neither ours
+/// nor rustls' own.
+#[test]
+fn padding_up_to_its_limit_is_taken_and_nothing_comes_of_it() {
+    let pair = Pair::new();
+    for victim in [DataPath::InPlace, DataPath::Rustls] {
+        let (mut client, mut server) = secured(&pair, (DataPath::InPlace, victim), 1 << 20);
+        let before = server.received.len();
+        for _ in 0..TlsCodec::PADDING_MAX {
+            let record = client.codec.padding().expect("a record");
+            assert_eq!(record.len(), 5 + (1 << 14) + 17, "RFC 8446 section 5.2: content, type and tag");
+            server.incoming.extend(record);
+        }
+        server.open();
+        client.codec.close();
+        assert_eq!(client.codec.padding(), None, "not after the end");
+        client.flush_control(&mut Cut::Whole);
+        carry(&mut client, &mut server, &mut Cut::Whole);
+        assert_eq!((server.failure, server.received.len()), (None, before), "{victim:?}");
+        assert!(server.closed, "{victim:?}");
+    }
 }

@@ -1,0 +1,110 @@
+//! What this machine makes of a listener that the registry demands: its socket, and the plan for what
+//! connects there.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use relay_migration::Host;
+use relay_migration::registry::{Dial, Listen, OpenError};
+
+use crate::cli::Serving;
+use crate::endpoint::{Endpoint, HostPort};
+use crate::inherited::Inherited;
+use crate::listen::{ListenOptions, Listener, Rights, listen, listen_beneath};
+use crate::resolve::Backend;
+use crate::server::{Label, Plan, Route};
+use crate::socket::Holder;
+use crate::tls::Tls;
+
+/// What all listeners of a node have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Site {
+    /// `None` for plaintext between the nodes.
+    pub(crate) tls: Option<Arc<Tls>>,
+    pub(crate) serving: Serving,
+    /// Of the sockets that a source makes.
+    pub(crate) mode: u32,
+    /// Of the address that targets listen at.
+    pub(crate) zone: Option<String>,
+    /// Who must be listening at a target's backends.
+    pub(crate) holder: Option<Holder>,
+}
+
+/// Why there is no listener.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// It can't be opened.
+    Listen(OpenError),
+    /// What it would dial can't be.
+    Dial(String),
+}
+
+impl Trouble {
+    fn listen(error: &io::Error) -> Self {
+        // Of a unix socket it says more than that.
+        let is_port = error.raw_os_error() == Some(libc::EADDRINUSE);
+        Self::Listen(if is_port { OpenError::PortInUse } else { OpenError::Other(error.to_string()) })
+    }
+
+    fn dial(what: &Endpoint, why: impl std::fmt::Display) -> Self {
+        Self::Dial(format!("cannot dial {what}: {why}"))
+    }
+}
+
+impl Site {
+    /// With nothing special.
+    pub(crate) fn new(tls: Option<&Arc<Tls>>, serving: Serving) -> Self {
+        Self { tls: tls.cloned(), serving, mode: Rights::default().mode, zone: None, holder: None }
+    }
+
+    /// Opens a listener.
+    ///
+    /// # Errors
+    /// Why it can't be, and then nothing of it is left.
+    pub(crate) fn route(&self, label: Label, listen: &Listen, dial: &Dial) -> Result<Route, Trouble> {
+        let backend = self.backend(dial)?;
+        let listener = self.listener(listen).map_err(|e| Trouble::listen(&e))?;
+        let plan = self.plan(label, listener.local().clone(), backend)?;
+        Ok(Route { listener, plan })
+    }
+
+    fn plan(&self, label: Label, local: Endpoint, backend: Backend) -> Result<Arc<Plan>, Trouble> {
+        let connect = backend.endpoint().clone();
+        let plan = Plan::new(local, backend, self.tls.as_ref(), &self.serving.timeouts)
+            .map_err(|e| Trouble::dial(&connect, e))?;
+        Ok(Arc::new(plan.labeled(label)))
+    }
+
+    fn backend(&self, dial: &Dial) -> Result<Backend, Trouble> {
+        let backend = match dial {
+            Dial::Unix(path) => Backend::beneath(path).held_by(self.holder),
+            Dial::Tcp { host, port } => {
+                let endpoint = self.between(HostPort { host: host.clone(), port: *port });
+                Backend::new(&endpoint).map_err(|e| Trouble::dial(&endpoint, e))?
+            }
+        };
+        Ok(backend.with_options(self.serving.tcp))
+    }
+
+    const fn between(&self, at: HostPort) -> Endpoint {
+        if self.tls.is_some() { Endpoint::Tls(at) } else { Endpoint::Tcp(at) }
+    }
+
+    fn listener(&self, at: &Listen) -> io::Result<Listener> {
+        let (mode, tcp) = (self.mode, self.serving.tcp);
+        match at {
+            Listen::Unix { path, owner } => {
+                listen_beneath(path, &ListenOptions { rights: Rights { mode, owner: *owner }, tcp })
+            }
+            Listen::Tcp { address, port } => {
+                let host = match address {
+                    IpAddr::V4(v4) => Host::V4(*v4),
+                    IpAddr::V6(v6) => Host::V6(*v6, self.zone.clone()),
+                };
+                let options = ListenOptions { tcp, ..ListenOptions::default() };
+                listen(&self.between(HostPort { host, port: *port }), &options, &mut Inherited::none())
+            }
+        }
+    }
+}
