@@ -3,9 +3,11 @@
 use std::io::Read;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use relay_core::admission::{Linger, Lingering};
 use relay_core::{Close, Instant, Leg, Outcome, PerLeg};
+use relay_node::sessions::Seat;
 use relay_node::socket;
 use socket2::Socket;
 
@@ -18,6 +20,8 @@ const SCRATCH: usize = 4 << 10;
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Closing {
+    /// Until its descriptors are free.
+    _seat: Arc<Seat>,
     /// The session's front never proved who it is.
     pub(crate) stranger: bool,
     legs: PerLeg<Option<Leaving>>,
@@ -33,6 +37,7 @@ struct Leaving {
 impl Closing {
     /// Closes what can be closed at once.
     pub(crate) fn new(
+        seat: Arc<Seat>,
         stranger: bool,
         mut sockets: PerLeg<Option<Socket>>,
         outcome: Option<&Outcome>,
@@ -62,7 +67,7 @@ impl Closing {
             }
             Some(Leaving { socket, lingering: Lingering::new(now), reset })
         });
-        Self { stranger, legs }
+        Self { _seat: seat, stranger, legs }
     }
 
     /// Closes what need not be kept any longer; all of it once `end` has come. Says when to look

@@ -8,10 +8,10 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::{Events, Poll};
 use relay_core::Ready;
+use relay_node::clock::Clock;
 use relay_node::{ServeError, Served};
 
 use crate::acceptor::Acceptor;
-use crate::clock::Clock;
 use crate::token::Subject;
 use crate::worker::Worker;
 

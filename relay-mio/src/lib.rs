@@ -13,14 +13,11 @@
 //! So a busy stream costs a small message on another at most one turn, and an idle session nothing.
 
 mod acceptor;
-mod clock;
 mod closing;
 mod event_loop;
 mod live;
 mod mail;
-mod reserve;
 mod sys;
-mod timers;
 mod token;
 mod transport;
 mod worker;
@@ -31,10 +28,10 @@ use std::sync::Arc;
 use std::thread;
 
 use mio::{Poll, Waker};
+use relay_node::clock::Clock;
 use relay_node::{Observer, Runtime, ServeError, Served, Server};
 
 use acceptor::Acceptor;
-use clock::Clock;
 pub use event_loop::Counters;
 use event_loop::EventLoop;
 use mail::{Mailbox, Sender, ToAcceptor, ToWorker};
@@ -108,7 +105,7 @@ fn seed() -> u64 {
 
 impl Runtime for Mio {
     fn serve(&self, server: Server) -> Result<Served, ServeError> {
-        let clock = Clock::start();
+        let clock = server.sessions.clock();
         let first = poller()?;
         let to_acceptor = Mailbox::new(Some(waker(&first)?));
         let registry = first.registry().try_clone().map_err(|e| ServeError::new("clone a poller", e))?;
@@ -128,7 +125,7 @@ impl Runtime for Mio {
             desks.push(desk);
         }
         let mut first = loops.remove(0);
-        first.acceptor = Some(Acceptor::new(server, registry, clock, to_acceptor, desks, seed())?);
+        first.acceptor = Some(Acceptor::new(server, registry, to_acceptor, desks, seed())?);
         run_all(first, loops)
     }
 }

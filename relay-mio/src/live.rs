@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
-use relay_core::admission::{Dialer, Ticket};
+use relay_core::admission::Dialer;
 use relay_core::{Failure, Instant, Leg, PerLeg, Pumped, Ready, Relay, Stop, pump};
-use relay_node::socket::{self, Dialing, Peer};
-use relay_node::{NodeCodec, Plan, SessionEnded};
+use relay_node::acceptor::{Accepted, Place, Report};
+use relay_node::reserve::Reserve;
+use relay_node::sessions::Seat;
+use relay_node::socket::{self, Dialing};
+use relay_node::{NodeCodec, SessionEnded};
 use socket2::Socket;
 
 use crate::closing::Closing;
-use crate::mail::ToAcceptor;
-use crate::reserve::Reserve;
 use crate::token::{Id, Subject};
 use crate::transport::Sockets;
 use crate::worker::Context;
@@ -23,24 +24,6 @@ use crate::worker::Context;
 /// to seal or open, so a message that finds one busy stream before it waits for about a tenth of a
 /// millisecond; a turn costs one look at the poller, which is nothing beside so many bytes.
 const BUDGET: usize = 256 << 10;
-
-/// A place in a listener's order of dialing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Place {
-    pub(crate) listener: usize,
-    pub(crate) ticket: Ticket,
-}
-
-/// A connection that was just accepted.
-#[derive(Debug)]
-pub(crate) struct Accepted {
-    pub(crate) socket: Socket,
-    pub(crate) peer: Peer,
-    pub(crate) reserve: Reserve,
-    pub(crate) plan: Arc<Plan>,
-    pub(crate) place: Place,
-    pub(crate) at: Instant,
-}
 
 /// A backend that is not connected yet.
 #[derive(Debug)]
@@ -59,9 +42,7 @@ pub(crate) struct Live {
     relay: Relay<NodeCodec>,
     io: Sockets,
     ready: PerLeg<Ready>,
-    plan: Arc<Plan>,
-    peer: Peer,
-    born: Instant,
+    pub(crate) seat: Arc<Seat>,
     /// Until it has left its place.
     place: Option<Place>,
     /// Its backend's, between dials.
@@ -85,19 +66,18 @@ fn register(registry: &Registry, socket: &Socket, id: Id, leg: Leg) -> Result<()
 impl Live {
     /// A session for a connection just accepted; it is to be pumped at once.
     pub(crate) fn new(accepted: Accepted, id: Id, cx: &Context) -> Self {
-        let Accepted { socket, peer, reserve, plan, place, at } = accepted;
-        let relay = Relay::new(*plan.config(), plan.front_codec(), at);
+        let Accepted { socket, reserve, seat, place } = accepted;
+        let (plan, since) = (seat.plan(), seat.since());
+        let relay = Relay::new(*plan.config(), plan.front_codec(), since);
         let registered = register(&cx.registry, &socket, id, Leg::Front);
         let mut live = Self {
             id,
-            stranger: plan.config().secure.front,
+            stranger: relay.session().config().secure.front,
             relay,
             io: Sockets { legs: PerLeg::new(Some(socket), None) },
             // A first try costs little, and what was sent along with the SYN is there already.
             ready: PerLeg::both(Ready::BOTH),
-            plan,
-            peer,
-            born: at,
+            seat: Arc::new(seat),
             place: Some(place),
             reserve: Some(reserve),
             dial: None,
@@ -152,20 +132,21 @@ impl Live {
     pub(crate) fn turn(&mut self, cx: &mut Context) -> Pumped {
         let now = cx.clock.now();
         let pumped = pump(&mut self.relay, &mut self.io, &mut self.ready, &mut cx.pool, now, BUDGET);
+        self.seat.meter().update(&self.relay);
         if self.stranger && self.relay.session().is_up(Leg::Front) {
             self.stranger = false;
-            cx.acceptor.send(ToAcceptor::Authenticated);
+            cx.report(Report::Authenticated);
         }
         if self.relay.wants_connect()
             && self.dial.is_none()
             && let Some(place) = self.place
         {
-            let mut dialer = Dialer::new(self.plan.backend().addresses(), cx.seed());
+            let mut dialer = Dialer::new(self.seat.plan().backend().addresses(), cx.seed());
             if self.draining {
                 dialer.drain();
             }
             self.dial = Some(Box::new(Dial { dialer, may: false, under_way: None }));
-            cx.acceptor.send(ToAcceptor::Ready { worker: cx.number, id: self.id, place });
+            cx.report(Report::Ready { session: (cx.number, self.id), place });
         }
         pumped
     }
@@ -178,17 +159,18 @@ impl Live {
         if let Some(outcome) = outcome {
             cx.served.count(outcome);
             cx.observer.session_ended(&SessionEnded {
-                plan: &self.plan,
-                peer: self.peer,
+                id: self.seat.id(),
+                plan: self.seat.plan(),
+                peer: self.seat.peer(),
                 outcome,
                 front: self.relay.codec(Leg::Front),
                 back: self.relay.codec(Leg::Back),
                 dial_failure: self.dial.as_ref().and_then(|dial| dial.dialer.last_failure()),
-                lifetime: now.since(self.born),
+                lifetime: now.since(self.seat.since()),
             });
         }
         let sockets = std::mem::take(&mut self.io.legs);
-        let closing = Closing::new(self.stranger, sockets, outcome, now);
+        let closing = Closing::new(Arc::clone(&self.seat), self.stranger, sockets, outcome, now);
         self.relay.release(&mut cx.pool);
         closing
     }
@@ -213,7 +195,7 @@ impl Live {
         {
             // From here on it is the backend's.
             self.reserve = None;
-            match self.plan.backend().target(index).and_then(|target| socket::start_connect(&target)) {
+            match self.seat.plan().backend().target(index).and_then(|target| socket::start_connect(&target)) {
                 Ok(Dialing::Connected(socket)) => match register(&cx.registry, &socket, self.id, Leg::Back) {
                     Ok(()) => self.connected(socket, cx),
                     Err(failure) => self.dial_failed(failure, cx),
@@ -255,14 +237,14 @@ impl Live {
             return; // closed meanwhile
         }
         let now = cx.clock.now();
-        match self.plan.back_codec() {
+        match self.seat.plan().back_codec() {
             Ok(codec) => {
                 self.relay.connected(now, codec);
                 self.io.legs.back = Some(socket);
                 self.dial = None;
             }
             Err(error) => {
-                log::error!("{}: {error}", self.plan.backend().endpoint());
+                log::error!("{}: {error}", self.seat.plan().backend().endpoint());
                 self.relay.setup_failed(now, Leg::Back, Failure::Protocol);
             }
         }
@@ -273,10 +255,10 @@ impl Live {
         let Some(dial) = &mut self.dial else { return };
         let now = cx.clock.now();
         if failure == Failure::Exhausted {
-            cx.acceptor.send(ToAcceptor::Exhausted);
+            cx.report(Report::Exhausted);
         }
         dial.dialer.failed(now, failure);
-        self.plan.backend().refresh();
+        self.seat.plan().backend().refresh();
         match dial.dialer.given_up() {
             Some(failure) => self.relay.setup_failed(now, Leg::Back, failure),
             // If there is none any more, the next dial finds that out, too.
@@ -287,7 +269,7 @@ impl Live {
     /// Those behind it need not wait for it any more.
     fn leave(&mut self, cx: &Context) {
         if let Some(place) = self.place.take() {
-            cx.acceptor.send(ToAcceptor::Left(place));
+            cx.report(Report::Left(place));
         }
     }
 }

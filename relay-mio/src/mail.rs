@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mio::Waker;
 use relay_core::Stop;
+use relay_node::acceptor::{Accepted, Report, Which};
 
-use crate::live::{Accepted, Place};
+use crate::acceptor::Address;
 use crate::token::Id;
 
 /// A queue that one reads and others write to. What is put in while the reader sleeps wakes it.
@@ -79,6 +80,8 @@ pub(crate) enum ToWorker {
     Accepted(Box<Accepted>),
     /// It is this one's turn to be dialed.
     Dial(Id),
+    /// The operator's wish, for these sessions.
+    Abort(Which),
     /// The operator's wish, for every session.
     Stop(Stop),
     /// Nothing more will come.
@@ -88,16 +91,12 @@ pub(crate) enum ToWorker {
 /// From a worker to the acceptor.
 #[derive(Debug)]
 pub(crate) enum ToAcceptor {
-    /// The session, at this worker, may be dialed as far as its front is concerned.
-    Ready { worker: usize, id: Id, place: Place },
-    /// The session is connected or closed: those behind it need not wait for it.
-    Left(Place),
-    /// The session's front proved who it is.
-    Authenticated,
-    /// The session's descriptors are free; it was a stranger's to the end or not.
-    Closed { worker: usize, stranger: bool },
-    /// There was no descriptor for a backend.
-    Exhausted,
+    /// What a session has to tell.
+    Report {
+        /// Its worker's number.
+        worker: usize,
+        report: Report<Address>,
+    },
     /// The worker's poller failed, and the worker is no more.
     Failed(io::Error),
 }

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use mio::Registry;
 use relay_core::{Instant, Leg, Pool, Pumped, Ready, Stop};
+use relay_node::acceptor::{Accepted, Report, Which};
+use relay_node::clock::Clock;
+use relay_node::timers::{Armed, Timers};
 use relay_node::{Observer, Served};
 use slab::Slab;
 
-use crate::clock::Clock;
+use crate::acceptor::Address;
 use crate::closing::Closing;
-use crate::live::{Accepted, Live};
+use crate::live::Live;
 use crate::mail::{Mailbox, Sender, ToAcceptor, ToWorker};
-use crate::timers::{Armed, Timers};
 use crate::token::Id;
 
 /// After the operator's deadline, how long closed sessions' sockets are kept for the bytes in them.
@@ -27,7 +29,7 @@ pub(crate) struct Context {
     pub(crate) registry: Registry,
     pub(crate) clock: Clock,
     pub(crate) pool: Pool,
-    pub(crate) acceptor: Sender<ToAcceptor>,
+    acceptor: Sender<ToAcceptor>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) served: Served,
     next_seed: u64,
@@ -44,6 +46,11 @@ impl Context {
     ) -> Self {
         let (pool, served) = (Pool::default(), Served::default());
         Self { number, registry, clock, pool, acceptor, observer, served, next_seed: seed }
+    }
+
+    /// Tells the acceptor about a session.
+    pub(crate) fn report(&self, report: Report<Address>) {
+        self.acceptor.send(ToAcceptor::Report { worker: self.number, report });
     }
 
     /// Another seed for somebody's jitter.
@@ -69,6 +76,16 @@ enum State {
     Live(Box<Live>),
     /// Over, but for the bytes in its sockets.
     Closing(Closing),
+}
+
+impl State {
+    /// Whether this session is meant. One that is over is nobody's any more.
+    fn is(&self, which: Which) -> bool {
+        match self {
+            Self::Live(live) => which.is(&live.seat),
+            Self::Closing(_) => false,
+        }
+    }
 }
 
 /// See the [module](self).
@@ -108,6 +125,7 @@ impl Worker {
             match message {
                 ToWorker::Accepted(accepted) => self.add(*accepted),
                 ToWorker::Dial(id) => self.with_live(id, |live, cx| live.may_dial(cx)),
+                ToWorker::Abort(which) => self.abort(which),
                 ToWorker::Stop(stop) => self.stop(stop),
                 ToWorker::Quit => self.quit = true,
             }
@@ -210,8 +228,18 @@ impl Worker {
             None => {
                 let stranger = closing.stranger;
                 self.slots.remove(id.slot as usize);
-                self.cx.acceptor.send(ToAcceptor::Closed { worker: self.cx.number, stranger });
+                self.cx.report(Report::Closed { stranger });
             }
+        }
+    }
+
+    /// Ends some sessions.
+    fn abort(&mut self, which: Which) {
+        let now = self.cx.clock.now();
+        let ids: Vec<Id> =
+            self.slots.iter().filter(|(_, slot)| slot.state.is(which)).map(|(_, slot)| slot.id).collect();
+        for id in ids {
+            self.with_live(id, |live, _| live.stop(now, Stop::Abort));
         }
     }
 

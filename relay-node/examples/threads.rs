@@ -3,11 +3,12 @@
 //! Made to be read, and to test what is around a loop; `relay-mio` is the one to run. It keeps no
 //! order among backends, has no limits and does not linger.
 
+use std::collections::HashSet;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -15,10 +16,13 @@ use relay_core::admission::Dialer;
 use relay_core::{
     Close, Failure, Instant, Leg, PerLeg, Pool, Pumped, Ready, Relay, Stop, Transport, TryError, pump,
 };
-use relay_node::control::Command;
+use relay_node::control::{Command, Sessions};
 use relay_node::failure::failure;
-use relay_node::socket::{Dialing, Peer, finish_connect, reset_on_close, start_connect};
-use relay_node::{NodeCodec, Plan, Runtime, ServeError, Served, Server, SessionEnded};
+use relay_node::sessions::{Seat, SessionView};
+use relay_node::socket::{Dialing, finish_connect, reset_on_close, start_connect};
+use relay_node::{
+    NodeCodec, Plan, Route, RouteId, Runtime, ServeError, Served, Server, SessionEnded, SessionId,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::Socket;
 
@@ -36,68 +40,100 @@ struct Threads;
 /// What the threads of one node share.
 struct Shared<'a> {
     server: &'a Server,
-    epoch: std::time::Instant,
     stop: Mutex<Option<Stop>>,
+    /// Sessions that the operator wants to end, until they have.
+    ending: Mutex<HashSet<SessionId>>,
     open: AtomicUsize,
     served: Mutex<Served>,
 }
 
 impl Runtime for Threads {
     fn serve(&self, mut server: Server) -> Result<Served, ServeError> {
-        let routes = std::mem::take(&mut server.routes);
+        let mut routes = std::mem::take(&mut server.routes);
         let shared = Shared {
             server: &server,
-            epoch: std::time::Instant::now(),
             stop: Mutex::new(None),
+            ending: Mutex::default(),
             open: AtomicUsize::new(0),
             served: Mutex::default(),
         };
         thread::scope(|scope| {
             while shared.stop().is_none() {
-                let mut fds: Vec<_> = routes.iter().map(|route| in_poll(&route.listener)).collect();
+                let mut fds: Vec<_> = routes.iter().map(|(_, route)| in_poll(&route.listener)).collect();
                 fds.push(in_poll(&server.commands));
                 wait(&mut fds, None).map_err(|e| ServeError::new("wait for connections", e))?;
-                shared.obey();
-                for route in &routes {
+                shared.obey(&mut routes);
+                for (id, route) in &routes {
                     // A real loop tells EMFILE from EAGAIN here; see `failure::is_exhausted`.
                     while let Ok((front, peer)) = route.listener.accept() {
                         shared.open.fetch_add(1, Ordering::SeqCst);
                         let (plan, shared) = (Arc::clone(&route.plan), &shared);
-                        scope.spawn(move || run(shared, &plan, front, peer));
+                        let seat = server.sessions.enter(*id, plan, peer, shared.now());
+                        scope.spawn(move || run(shared, &seat, front));
                     }
                 }
             }
-            drop(routes); // closes the listeners
+            routes.clear(); // closes the listeners
             while shared.open.load(Ordering::SeqCst) > 0 {
                 let _ = wait(&mut [in_poll(&server.commands)], Some(TICK));
-                shared.obey();
+                shared.obey(&mut routes);
             }
             Ok(())
         })?;
-        let served = *shared.served.lock().unwrap_or_else(PoisonError::into_inner);
+        let served = *lock(&shared.served);
         Ok(served)
     }
 }
 
 impl Shared<'_> {
     fn now(&self) -> Instant {
-        Instant::from_nanos(u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        self.server.sessions.clock().now()
     }
 
     fn stop(&self) -> Option<Stop> {
-        *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.stop)
     }
 
-    /// Takes the operator's commands, if there are any.
-    fn obey(&self) {
+    /// Does what the operator asks for, if anything.
+    fn obey(&self, routes: &mut Vec<(RouteId, Route)>) {
         while let Some(command) = self.server.commands.next() {
             let stop = match command {
                 Command::Drain => Stop::Drain { until: self.server.drain_deadline(self.now()) },
                 Command::Abort => Stop::Abort,
+                Command::Open { id, route } => {
+                    if self.stop().is_none() {
+                        routes.push((id, route));
+                    }
+                    continue;
+                }
+                Command::Close { id, sessions } => {
+                    routes.retain(|(route, _)| *route != id);
+                    if sessions == Sessions::Abort {
+                        self.end(|session| session.route == id);
+                    }
+                    continue;
+                }
+                Command::End(id) => {
+                    self.end(|session| session.id == id);
+                    continue;
+                }
             };
-            *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = Some(stop);
+            *lock(&self.stop) = Some(stop);
         }
     }
+
+    fn end(&self, which: impl Fn(&SessionView) -> bool) {
+        let sessions = self.server.sessions.snapshot();
+        lock(&self.ending).extend(sessions.iter().filter(|session| which(session)).map(|session| session.id));
+    }
+
+    fn is_ending(&self, session: SessionId) -> bool {
+        lock(&self.ending).contains(&session)
+    }
+}
+
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn in_poll(fd: &impl AsFd) -> PollFd<'_> {
@@ -113,8 +149,8 @@ fn wait(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<()> {
 }
 
 /// One session, from accept to end.
-fn run(shared: &Shared<'_>, plan: &Plan, front: Socket, peer: Peer) {
-    let since = shared.now();
+fn run(shared: &Shared<'_>, seat: &Seat, front: Socket) {
+    let (plan, since) = (seat.plan(), seat.since());
     let mut relay = Relay::new(*plan.config(), plan.front_codec(), since);
     let mut sockets = Sockets { front, back: None };
     let mut dial = Dial { dialer: Dialer::new(plan.backend().addresses(), 0), begun: None };
@@ -125,11 +161,16 @@ fn run(shared: &Shared<'_>, plan: &Plan, front: Socket, peer: Peer) {
             told = shared.stop();
             relay.stop(now, told.unwrap_or(Stop::Abort));
         }
+        if shared.is_ending(seat.id()) {
+            relay.stop(now, Stop::Abort);
+        }
         relay.handle_timeout(now);
         if relay.wants_connect() {
             dial.go_on(&mut relay, plan, &mut sockets, now);
         }
-        match pump(&mut relay, &mut sockets, &mut ready, &mut pool, now, 1 << 20) {
+        let pumped = pump(&mut relay, &mut sockets, &mut ready, &mut pool, now, 1 << 20);
+        seat.meter().update(&relay);
+        match pumped {
             Pumped::Again => {}
             Pumped::Done => break,
             Pumped::Idle => ready = sockets.wait(&dial, ready, until(&relay, &dial, now)),
@@ -143,16 +184,18 @@ fn run(shared: &Shared<'_>, plan: &Plan, front: Socket, peer: Peer) {
         let _ = reset_on_close(back);
     }
     shared.server.observer.session_ended(&SessionEnded {
+        id: seat.id(),
         plan,
-        peer,
+        peer: seat.peer(),
         outcome,
         front: relay.codec(Leg::Front),
         back: relay.codec(Leg::Back),
         dial_failure: dial.dialer.last_failure(),
         lifetime: shared.now().since(since),
     });
-    shared.served.lock().unwrap_or_else(PoisonError::into_inner).count(outcome);
+    lock(&shared.served).count(outcome);
     drop(sockets);
+    lock(&shared.ending).remove(&seat.id());
     shared.open.fetch_sub(1, Ordering::SeqCst);
 }
 

@@ -1,26 +1,108 @@
-//! Telling a running node to stop: one byte for each wish, through a socket that any loop can wait
-//! for.
+//! Telling a running node what to do: a queue of commands, and a socket that any loop can wait for,
+//! which has a byte in it whenever there may be a new one.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::server::Route;
+use crate::sessions::{RouteId, SessionId};
+
+/// Sessions that may be waiting for their end to be asked of the loop. One that is this far behind does
+/// not look at its commands at all.
+const ENDS: usize = 1 << 16;
 
 /// What an operator can wish for while a node serves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub enum Command {
+    /// Listen there too, from now on. Refused, and the listener closed, once a stop has been asked for.
+    Open {
+        /// No other route ever has it.
+        id: RouteId,
+        /// Where, and what for.
+        route: Route,
+    },
+    /// Listen there no more; a socket file goes with its listener, and so do connections that nobody
+    /// has accepted yet. Does nothing if there is no such route (any more).
+    Close {
+        /// Which.
+        id: RouteId,
+        /// What becomes of those who came by it.
+        sessions: Sessions,
+    },
+    /// End this session at once, if there is one.
+    End(SessionId),
     /// Accept nothing more, let open sessions finish until the drain timeout.
     Drain,
     /// End everything at once.
     Abort,
 }
 
-/// The writing end. Cloned by [`try_clone`](Self::try_clone) for each who may wish.
-#[derive(Debug)]
-pub struct Controller(UnixStream);
+/// What becomes of the sessions of a route that is closed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Sessions {
+    /// They go on to their own end.
+    Keep,
+    /// They end at once.
+    Abort,
+}
+
+/// The writing end. Clones write to the same node.
+#[derive(Clone, Debug)]
+pub struct Controller(Arc<Sending>);
 
 /// The reading end, non-blocking. Ready for reading once there is a command.
 #[derive(Debug)]
-pub struct Commands(UnixStream);
+pub struct Commands {
+    queue: Arc<Mutex<Queue>>,
+    wake: UnixStream,
+}
+
+#[derive(Debug)]
+struct Sending {
+    queue: Arc<Mutex<Queue>>,
+    wake: UnixStream,
+}
+
+/// Grows with what is asked for, not with how often: a stop is in it once, and so is each session's end;
+/// each route that is opened has a descriptor already.
+#[derive(Debug, Default)]
+struct Queue {
+    commands: VecDeque<Command>,
+    /// Of those, the sessions to be ended.
+    ending: BTreeSet<SessionId>,
+    drain: bool,
+    abort: bool,
+}
+
+impl Queue {
+    /// Whether it is new.
+    fn push(&mut self, command: Command) -> bool {
+        let new = match &command {
+            Command::Drain => !std::mem::replace(&mut self.drain, true),
+            Command::Abort => !std::mem::replace(&mut self.abort, true),
+            Command::End(id) => self.ending.len() < ENDS && self.ending.insert(*id),
+            Command::Open { .. } | Command::Close { .. } => true,
+        };
+        if new {
+            self.commands.push_back(command);
+        }
+        new
+    }
+
+    fn pop(&mut self) -> Option<Command> {
+        let command = self.commands.pop_front()?;
+        match &command {
+            Command::Drain => self.drain = false,
+            Command::Abort => self.abort = false,
+            Command::End(id) => _ = self.ending.remove(id),
+            Command::Open { .. } | Command::Close { .. } => {}
+        }
+        Some(command)
+    }
+}
 
 /// A pair of ends.
 ///
@@ -31,25 +113,19 @@ pub fn channel() -> io::Result<(Controller, Commands)> {
     // A full socket has been told often enough: never wait for a stuck loop.
     writer.set_nonblocking(true)?;
     reader.set_nonblocking(true)?;
-    Ok((Controller(writer), Commands(reader)))
+    let queue = Arc::default();
+    let sending = Sending { queue: Arc::clone(&queue), wake: writer };
+    Ok((Controller(Arc::new(sending)), Commands { queue, wake: reader }))
 }
 
 impl Controller {
-    /// Sends a command. If nobody listens any more, there is nothing left to stop.
-    pub fn send(&self, command: Command) {
-        let byte = match command {
-            Command::Drain => b'd',
-            Command::Abort => b'a',
-        };
-        let _ = (&self.0).write_all(&[byte]);
-    }
-
-    /// Another writing end.
+    /// Sends a command. Never waits. If nobody listens any more, there is nothing left to command.
     ///
-    /// # Errors
-    /// As dup(2).
-    pub fn try_clone(&self) -> io::Result<Self> {
-        self.0.try_clone().map(Self)
+    /// A wish that is waiting already is not repeated: a drain, an abort, the end of a session.
+    pub fn send(&self, command: Command) {
+        if lock(&self.0.queue).push(command) {
+            let _ = (&self.0.wake).write_all(b"!");
+        }
     }
 }
 
@@ -58,27 +134,42 @@ impl Commands {
     /// edge-triggered loops must; `None` also once every writing end is gone.
     #[must_use]
     pub fn next(&self) -> Option<Command> {
+        let command = lock(&self.queue).pop();
+        if command.is_some() {
+            return command;
+        }
+        self.clear();
+        // What was put in before its byte could be cleared away.
+        lock(&self.queue).pop()
+    }
+
+    /// Takes all that was written to wake us.
+    fn clear(&self) {
+        let mut scratch = [0; 64];
         loop {
-            let mut byte = [0];
-            match (&self.0).read(&mut byte) {
-                Ok(1) if byte == *b"d" => return Some(Command::Drain),
-                Ok(1) => return Some(Command::Abort),
+            match (&self.wake).read(&mut scratch) {
+                Ok(1..) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Ok(_) | Err(_) => return None,
+                Ok(0) | Err(_) => return,
             }
         }
     }
 }
 
+fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
+    // Whoever panicked has left it whole.
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl AsFd for Commands {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.wake.as_fd()
     }
 }
 
 impl AsRawFd for Commands {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.wake.as_raw_fd()
     }
 }
 
@@ -86,20 +177,44 @@ impl AsRawFd for Commands {
 mod tests {
     use super::*;
 
+    fn is_ready(commands: &Commands) -> bool {
+        let wake = commands.wake.try_clone().expect("clone");
+        socket2::SockRef::from(&wake)
+            .peek(&mut [std::mem::MaybeUninit::uninit()])
+            .is_ok_and(|count| count > 0)
+    }
+
     #[test]
     fn commands_arrive_in_order_and_nobody_waits() {
         let (controller, commands) = channel().expect("pair");
-        assert_eq!(commands.next(), None);
+        assert!(commands.next().is_none() && !is_ready(&commands));
         controller.send(Command::Drain);
-        controller.try_clone().expect("clone").send(Command::Abort);
-        assert_eq!(commands.next(), Some(Command::Drain));
-        assert_eq!(commands.next(), Some(Command::Abort));
-        assert_eq!(commands.next(), None);
-        for _ in 0..100_000 {
-            controller.send(Command::Drain);
-        }
+        controller.clone().send(Command::End(SessionId(7)));
+        controller.send(Command::Abort);
+        assert!(is_ready(&commands));
+        assert!(matches!(commands.next(), Some(Command::Drain)));
+        assert!(matches!(commands.next(), Some(Command::End(SessionId(7)))));
+        assert!(matches!(commands.next(), Some(Command::Abort)));
+        assert!(commands.next().is_none() && !is_ready(&commands));
         drop(commands);
         controller.send(Command::Abort);
+    }
+
+    #[test]
+    fn a_stuck_loop_is_told_everything_once_and_the_queue_stays_short() {
+        let (controller, commands) = channel().expect("pair");
+        for round in 0..100_000 {
+            controller.send(Command::Drain);
+            controller.send(Command::End(SessionId(round % 3)));
+            controller.send(Command::Abort);
+        }
+        assert_eq!(std::iter::from_fn(|| commands.next()).count(), 5);
+        controller.send(Command::End(SessionId(1)));
+        assert!(is_ready(&commands) && commands.next().is_some(), "said anew, it is asked for anew");
+        for id in 0..ENDS as u64 + 10 {
+            controller.send(Command::End(SessionId(id)));
+        }
+        assert_eq!(std::iter::from_fn(|| commands.next()).count(), ENDS);
     }
 
     #[test]
@@ -107,7 +222,7 @@ mod tests {
         let (controller, commands) = channel().expect("pair");
         controller.send(Command::Drain);
         drop(controller);
-        assert_eq!(commands.next(), Some(Command::Drain));
-        assert_eq!(commands.next(), None);
+        assert!(matches!(commands.next(), Some(Command::Drain)));
+        assert!(commands.next().is_none());
     }
 }

@@ -58,7 +58,7 @@ pub(crate) fn run(runtime: &dyn Runtime, asked: &Demo) -> Result<(), String> {
         let nodes = [source.server, target.server].map(|server| scope.spawn(|| runtime.serve(server)));
         let shown = show.acts(asked);
         if shown.is_err() {
-            tell(&show.controllers, Command::Abort);
+            tell(&show.controllers, || Command::Abort);
         }
         finish(nodes, shown)
     })?;
@@ -214,7 +214,7 @@ impl Show<'_> {
         let order = Order { mode: Mode::Together, seed: 2 << 32, size: DRAINED };
         let (front, port, controllers) = (self.names.front.as_str(), self.names.port, self.controllers);
         let stop_halfway = move || {
-            tell(&controllers, Command::Drain);
+            tell(&controllers, || Command::Drain);
             // Without connecting: a session that only asks would have to be drained, too.
             wait_for("the source's node still listens while it drains", || {
                 (!sink::listens(front)).then_some(())
@@ -288,7 +288,7 @@ mod tests {
     impl Runtime for Dropping {
         fn serve(&self, server: Server) -> Result<Served, ServeError> {
             while server.commands.next().is_none() {
-                for route in &server.routes {
+                for (_, route) in &server.routes {
                     drop(route.listener.accept());
                 }
                 thread::sleep(Duration::from_millis(1));

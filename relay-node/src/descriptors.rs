@@ -20,11 +20,11 @@ pub(crate) fn raise() -> usize {
     limit.current.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX))
 }
 
-/// The limits for these routes: `wished` sessions, or the default, as far as descriptors allow.
-pub(crate) fn limits(wished: Option<usize>, routes: &[Route]) -> Limits {
+/// The limits once the first routes are open: `wished` sessions, or the default, as far as descriptors
+/// allow.
+pub(crate) fn limits(wished: Option<usize>) -> Limits {
     let taken = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    let within =
-        if routes.is_empty() { 1 } else { Limits::sessions_within(raise(), taken, Route::DESCRIPTORS) };
+    let within = Limits::sessions_within(raise(), taken, Route::DESCRIPTORS);
     let default = Limits::default();
     if let Some(wished) = wished
         && wished > within
@@ -48,7 +48,8 @@ mod tests {
 
     #[test]
     fn a_wish_is_a_bound_and_strangers_are_sessions_too() {
-        let limits = limits(Some(5), &[]);
-        assert_eq!((limits.sessions, limits.strangers), (1, 1), "no routes, no sessions to speak of");
+        let limits = limits(Some(2));
+        assert_eq!((limits.sessions, limits.strangers), (2, 2));
+        assert!(super::limits(Some(usize::MAX)).sessions <= raise() / Route::DESCRIPTORS);
     }
 }

@@ -14,13 +14,16 @@
 //! }
 //! ```
 //! What a loop is given is a [`Server`]; what it needs to know of sockets is in [`listen`] and
-//! [`socket`], of failures in [`failure`], of what to dial in [`resolve`]. Whom it tells what
-//! happens is an [`Observer`].
+//! [`socket`], of failures in [`failure`], of what to dial in [`resolve`]. Whom to let in, and when to
+//! dial, the [`acceptor`] decides for it; who is there stands in the table of [`sessions`]. Whom it
+//! tells what happens is an [`Observer`].
 #![forbid(unsafe_code)]
 
+pub mod acceptor;
 mod advice;
 mod check;
 pub mod cli;
+pub mod clock;
 pub mod codec;
 pub mod control;
 mod demo;
@@ -37,15 +40,18 @@ mod opening;
 mod place;
 mod program;
 pub mod quantity;
+pub mod reserve;
 pub mod resolve;
 pub mod server;
 mod service;
+pub mod sessions;
 pub mod signals;
 mod site;
 pub mod socket;
 mod socket_file;
 #[cfg(test)]
 mod testing;
+pub mod timers;
 pub mod tls;
 mod uri;
 mod watch;
@@ -54,3 +60,4 @@ pub use codec::NodeCodec;
 pub use observer::{Observer, SessionEnded};
 pub use program::main;
 pub use server::{Label, Plan, Route, Runtime, ServeError, Served, Server};
+pub use sessions::{RouteId, SessionId, SessionTable};

@@ -12,6 +12,7 @@ use crate::advice::{self, advice};
 use crate::codec::NodeCodec;
 use crate::endpoint::Endpoint;
 use crate::server::{Label, Plan};
+use crate::sessions::{RouteId, SessionId};
 use crate::socket::Peer;
 
 /// Told by loops what happens. Called from loops: must not wait.
@@ -24,11 +25,17 @@ pub trait Observer: fmt::Debug + Send + Sync {
 
     /// It goes on.
     fn accept_resumed(&self, listen: &Endpoint);
+
+    /// A route's listener is closed, and its socket file gone: as wished, for a stop, or because it
+    /// could not be listened on at all. Once for each route.
+    fn listener_closed(&self, _id: RouteId) {}
 }
 
 /// A session's end, as the loop saw it.
 #[derive(Debug)]
 pub struct SessionEnded<'a> {
+    /// Its number.
+    pub id: SessionId,
     /// Where it belonged.
     pub plan: &'a Plan,
     /// Who connected.

@@ -16,8 +16,9 @@ use crate::log_queue;
 use crate::logging::{self, complain, say};
 use crate::observer::LogObserver;
 use crate::opening::{self, Failed, Opening};
-use crate::server::{Runtime, Served, Server};
+use crate::server::{self, Runtime, Served, Server};
 use crate::service;
+use crate::sessions::SessionTable;
 use crate::signals::{self, Reload};
 use crate::tls::Tls;
 use crate::uri;
@@ -130,8 +131,9 @@ fn serve(
     }
     service::ready();
     let server = Server {
-        limits: descriptors::limits(serving.max_sessions, &routes),
-        routes,
+        limits: descriptors::limits(serving.max_sessions),
+        routes: server::numbered(routes),
+        sessions: SessionTable::new(),
         threads: serving.threads,
         drain_timeout: serving.timeouts.drain,
         observer: Arc::new(LogObserver),

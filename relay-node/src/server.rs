@@ -18,6 +18,7 @@ use crate::endpoint::Endpoint;
 use crate::listen::Listener;
 use crate::observer::Observer;
 use crate::resolve::Backend;
+use crate::sessions::{RouteId, SessionTable};
 use crate::tls::Tls;
 
 /// Plaintext bytes that a flow may hold: sixteen TLS records, and about what a unix socket hands
@@ -30,8 +31,8 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// A loop: readiness, timers, accept and connect. Everything else is in this crate and below.
 pub trait Runtime: Sync {
-    /// Relays on all routes until a [`Command`](crate::control::Command) has come and all sessions
-    /// have ended.
+    /// Relays on all routes, and on those that [`Command`](crate::control::Command)s open, until one of
+    /// them was a stop and all sessions have ended.
     ///
     /// On `Drain`: stops accepting and drops the listeners, hands every session
     /// [`drain_deadline`](Server::drain_deadline), returns when the last has ended. On `Abort`: the
@@ -46,8 +47,10 @@ pub trait Runtime: Sync {
 /// All that a loop needs.
 #[derive(Debug)]
 pub struct Server {
-    /// At least one.
-    pub routes: Vec<Route>,
+    /// Where to listen from the beginning; more may come by command.
+    pub routes: Vec<(RouteId, Route)>,
+    /// Where to enter its sessions, and whose clock to go by.
+    pub sessions: Arc<SessionTable>,
     /// How much is let in, within what the process' descriptors allow.
     pub limits: Limits,
     /// How many loops there are to be, each in a thread of its own; `None` leaves it to the runtime.
@@ -75,6 +78,11 @@ pub struct Route {
     pub listener: Listener,
     /// What. Sessions keep it beyond the listener's end.
     pub plan: Arc<Plan>,
+}
+
+/// Routes that are there from the beginning, with the numbers 0, 1, 2 and so on.
+pub fn numbered(routes: impl IntoIterator<Item = Route>) -> Vec<(RouteId, Route)> {
+    (0..).map(RouteId).zip(routes).collect()
 }
 
 impl Route {

@@ -1,5 +1,6 @@
 //! The loop from outside: real sockets, plain and TLS, one relay and two.
 
+mod commands;
 mod dialing;
 mod idle;
 mod program;

@@ -18,13 +18,17 @@ use relay_core::admission::Limits;
 use relay_core::{Failure, Leg, Outcome};
 use relay_mio::{Counters, Mio};
 use relay_node::cli::Timeouts;
-use relay_node::control::{self, Command, Controller};
+use relay_node::control::{self, Command, Controller, Sessions};
 use relay_node::endpoint::Endpoint;
 use relay_node::inherited::Inherited;
 use relay_node::listen::{ListenOptions, listen};
 use relay_node::resolve::Backend;
+use relay_node::server::numbered;
 use relay_node::tls::Tls;
-use relay_node::{Observer, Plan, Route, Runtime, ServeError, Served, Server, SessionEnded};
+use relay_node::{
+    Observer, Plan, Route, RouteId, Runtime, ServeError, Served, Server, SessionEnded, SessionId,
+    SessionTable,
+};
 use relay_tls::{Material, Pem};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -63,6 +67,7 @@ impl Drop for Scratch {
 /// What an observer saw of a session's end.
 #[derive(Clone, Debug)]
 pub(crate) struct Ended {
+    pub(crate) id: SessionId,
     pub(crate) outcome: Outcome,
     pub(crate) dial_failure: Option<Failure>,
     pub(crate) tls_errors: [Option<String>; 2],
@@ -72,6 +77,7 @@ pub(crate) struct Ended {
 #[derive(Debug, Default)]
 struct Seen {
     ended: Vec<Ended>,
+    closed: Vec<RouteId>,
     pauses: usize,
     resumes: usize,
 }
@@ -111,6 +117,10 @@ impl Watch {
         self.ended(1).remove(0)
     }
 
+    pub(crate) fn closed(&self, id: u64) {
+        self.wait_until("a listener is closed", |seen| seen.closed.contains(&RouteId(id)).then_some(()));
+    }
+
     pub(crate) fn paused(&self) {
         self.wait_until("accepting pauses", |seen| (seen.pauses > 0).then_some(()));
     }
@@ -123,6 +133,7 @@ impl Watch {
 impl Observer for Watch {
     fn session_ended(&self, ended: &SessionEnded<'_>) {
         let ended = Ended {
+            id: ended.id,
             outcome: *ended.outcome,
             dial_failure: ended.dial_failure,
             tls_errors: Leg::BOTH.map(|leg| ended.tls_error(leg).map(str::to_owned)),
@@ -139,6 +150,11 @@ impl Observer for Watch {
 
     fn accept_resumed(&self, _: &Endpoint) {
         self.lock().resumes += 1;
+        self.changed.notify_all();
+    }
+
+    fn listener_closed(&self, id: RouteId) {
+        self.lock().closed.push(id);
         self.changed.notify_all();
     }
 }
@@ -158,11 +174,21 @@ impl Default for Settings {
     }
 }
 
+fn route(from: &str, to: &str, settings: &Settings) -> Route {
+    let from = from.parse().expect("an endpoint");
+    let listener = listen(&from, &ListenOptions::default(), &mut Inherited::none()).expect("a listener");
+    let backend = Backend::new(&to.parse().expect("an endpoint")).expect("a backend");
+    let tls = settings.tls.as_ref();
+    let plan = Plan::new(listener.local().clone(), backend, tls, &settings.timeouts).expect("a plan");
+    Route { listener, plan: Arc::new(plan) }
+}
+
 /// A node in a thread of this process.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) at: Endpoint,
     pub(crate) watch: Arc<Watch>,
+    pub(crate) sessions: Arc<SessionTable>,
     pub(crate) counters: Arc<Counters>,
     controller: Controller,
     thread: Option<JoinHandle<Result<Served, ServeError>>>,
@@ -170,19 +196,26 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn start(from: &str, to: &str, settings: &Settings) -> Self {
-        let to: Endpoint = to.parse().expect("an endpoint");
-        let listener =
-            listen(&from.parse().expect("an endpoint"), &ListenOptions::default(), &mut Inherited::none())
-                .expect("a listener");
-        let at = listener.local().clone();
-        let backend = Backend::new(&to).expect("a backend");
-        let plan = Plan::new(at.clone(), backend, settings.tls.as_ref(), &settings.timeouts).expect("a plan");
+        let route = route(from, to, settings);
+        let at = route.plan.listen().clone();
+        let mut node = Self::serve(vec![route], settings);
+        node.at = at;
+        node
+    }
+
+    /// One that listens nowhere yet.
+    pub(crate) fn idle(settings: &Settings) -> Self {
+        Self::serve(Vec::new(), settings)
+    }
+
+    fn serve(routes: Vec<Route>, settings: &Settings) -> Self {
         let (controller, commands) = control::channel().expect("a pair");
-        let watch = Arc::new(Watch::default());
+        let (watch, sessions) = (Arc::new(Watch::default()), SessionTable::new());
         let mio = Mio::default();
         let counters = mio.counters();
         let server = Server {
-            routes: vec![Route { listener, plan: Arc::new(plan) }],
+            routes: numbered(routes),
+            sessions: Arc::clone(&sessions),
             limits: settings.limits,
             threads: Some(settings.threads.try_into().expect("threads")),
             drain_timeout: settings.timeouts.drain,
@@ -190,7 +223,22 @@ impl Node {
             commands,
         };
         let thread = Some(thread::spawn(move || mio.serve(server)));
-        Self { at, watch, counters, controller, thread }
+        let at = Endpoint::Fd(String::new());
+        Self { at, watch, sessions, counters, controller, thread }
+    }
+
+    /// Has it listen there, too; where that is.
+    pub(crate) fn open(&self, id: u64, from: &str, to: &str, settings: &Settings) -> Endpoint {
+        let route = route(from, to, settings);
+        let at = route.plan.listen().clone();
+        self.send(Command::Open { id: RouteId(id), route });
+        at
+    }
+
+    /// Has it listen there no more, and waits until that is so.
+    pub(crate) fn close(&self, id: u64, sessions: Sessions) {
+        self.send(Command::Close { id: RouteId(id), sessions });
+        self.watch.closed(id);
     }
 
     pub(crate) fn send(&self, command: Command) {

@@ -17,7 +17,8 @@ use crate::inherited::Inherited;
 use crate::listen::{ListenOptions, listen};
 use crate::observer::{LogObserver, Observer, SessionEnded};
 use crate::resolve::Backend;
-use crate::server::{Plan, Route, Server};
+use crate::server::{self, Plan, Route, Server};
+use crate::sessions::SessionTable;
 use crate::tls::Tls;
 
 /// A short drain: whatever is open has at most this long.
@@ -113,7 +114,8 @@ fn node(routes: Vec<Route>) -> Result<Node, String> {
     let witness = Arc::new(Witness::default());
     let observer = Arc::clone(&witness) as Arc<dyn Observer>;
     let server = Server {
-        routes,
+        routes: server::numbered(routes),
+        sessions: SessionTable::new(),
         limits: Limits::default(),
         threads: None,
         drain_timeout: Some(DRAIN),
@@ -184,8 +186,8 @@ impl Stage {
 }
 
 /// Tells several nodes the same.
-pub(super) fn tell(nodes: &[&Controller], command: Command) {
+pub(super) fn tell(nodes: &[&Controller], command: impl Fn() -> Command) {
     for controller in nodes {
-        controller.send(command);
+        controller.send(command());
     }
 }

@@ -10,17 +10,17 @@ use relay_core::Instant;
 /// old one fires. An entry that was overtaken by an earlier one is recognised and dropped when it
 /// comes up.
 #[derive(Debug)]
-pub(crate) struct Timers<K> {
+pub struct Timers<K> {
     heap: BinaryHeap<Reverse<(Instant, K)>>,
 }
 
 /// When its owner is to be looked at, as far as the heap knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Armed(Option<Instant>);
+pub struct Armed(Option<Instant>);
 
 impl Armed {
     /// An entry of the owner's came up: whether it is the one that counts.
-    pub(crate) fn fires(&mut self, at: Instant) -> bool {
+    pub fn fires(&mut self, at: Instant) -> bool {
         let counts = self.0 == Some(at);
         if counts {
             self.0 = None;
@@ -29,13 +29,21 @@ impl Armed {
     }
 }
 
-impl<K: Ord + Copy> Timers<K> {
-    pub(crate) const fn new() -> Self {
+impl<K: Ord> Default for Timers<K> {
+    fn default() -> Self {
         Self { heap: BinaryHeap::new() }
+    }
+}
+
+impl<K: Ord + Copy> Timers<K> {
+    /// None armed.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Sees to it that `key` comes up at `deadline` or earlier.
-    pub(crate) fn arm(&mut self, key: K, armed: &mut Armed, deadline: Option<Instant>) {
+    pub fn arm(&mut self, key: K, armed: &mut Armed, deadline: Option<Instant>) {
         if let Some(deadline) = deadline
             && armed.0.is_none_or(|known| deadline < known)
         {
@@ -45,7 +53,7 @@ impl<K: Ord + Copy> Timers<K> {
     }
 
     /// The next entry that is due, if any. Its owner may be gone, or look at it and find it void.
-    pub(crate) fn pop(&mut self, now: Instant) -> Option<(Instant, K)> {
+    pub fn pop(&mut self, now: Instant) -> Option<(Instant, K)> {
         if self.next()? > now {
             return None;
         }
@@ -53,7 +61,8 @@ impl<K: Ord + Copy> Timers<K> {
     }
 
     /// When the first entry is due.
-    pub(crate) fn next(&self) -> Option<Instant> {
+    #[must_use]
+    pub fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 }

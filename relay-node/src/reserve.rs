@@ -7,15 +7,17 @@ use std::os::unix::net::UnixDatagram;
 /// whoever is let in can be connected. Otherwise, when descriptors run short, fronts would take them
 /// all, and every one of them wait in vain for another.
 #[derive(Debug)]
-pub(crate) struct Reserve {
+pub struct Reserve {
     /// Anything that costs little and needs no file.
     _descriptor: UnixDatagram,
 }
 
 impl Reserve {
+    /// Takes one.
+    ///
     /// # Errors
     /// As socket(2): there is none left.
-    pub(crate) fn new() -> io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         UnixDatagram::unbound().map(|descriptor| Self { _descriptor: descriptor })
     }
 }

@@ -1,0 +1,422 @@
+//! The accepting side of a server: listeners that come and go, limits, the order of dialing, the
+//! operator's commands. There is one for all loops.
+//!
+//! It decides; what it cannot do itself (wait, and reach sessions, which may live in other threads) a
+//! runtime does for it as its [`Host`].
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use relay_core::admission::{Gate, ListenerId, Order, Ticket};
+use relay_core::{Instant, Stop};
+use socket2::Socket;
+
+use crate::clock::Clock;
+use crate::control::{Command, Commands, Sessions};
+use crate::endpoint::Endpoint;
+use crate::failure::is_of_one_connection;
+use crate::listen::Listener;
+use crate::reserve::Reserve;
+use crate::server::{Plan, Route, Server};
+use crate::sessions::{RouteId, Seat, SessionId};
+use crate::timers::{Armed, Timers};
+
+/// What a runtime does for its acceptor.
+pub trait Host {
+    /// Where a session is to be found, once its loop has it.
+    type Address: Copy;
+
+    /// Calls [`Acceptor::on_listener`] with this number whenever somebody comes to this listener.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2): its listener is closed then.
+    fn watch(&mut self, number: ListenerId, listener: &Listener) -> io::Result<()>;
+
+    /// Does so no more: it is about to be closed.
+    fn unwatch(&mut self, number: ListenerId, listener: &Listener);
+
+    /// Has a session begin for somebody who was accepted.
+    fn begin(&mut self, accepted: Accepted);
+
+    /// Tells a session that its turn to be dialed has come.
+    fn dial(&mut self, session: Self::Address);
+
+    /// Tells every session to stop.
+    fn stop(&mut self, stop: Stop);
+
+    /// Tells these to end at once.
+    fn abort(&mut self, which: Which);
+}
+
+/// Some of the sessions.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Which {
+    /// This one.
+    Session(SessionId),
+    /// Those that came by this route.
+    Route(RouteId),
+}
+
+impl Which {
+    /// Whether this one is meant.
+    #[must_use]
+    pub fn is(self, seat: &Seat) -> bool {
+        match self {
+            Self::Session(id) => seat.id() == id,
+            Self::Route(id) => seat.route() == id,
+        }
+    }
+}
+
+/// A place in a listener's order of dialing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    listener: ListenerId,
+    ticket: Ticket,
+}
+
+/// A connection that was just accepted.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection.
+    pub socket: Socket,
+    /// Its backend's descriptor.
+    pub reserve: Reserve,
+    /// What it is for, who it is, since when.
+    pub seat: Seat,
+    /// When it may be dialed through.
+    pub place: Place,
+}
+
+/// What a session has to tell the acceptor.
+#[derive(Clone, Copy, Debug)]
+pub enum Report<A> {
+    /// It may be dialed as far as its front is concerned.
+    Ready {
+        /// Where it is to be told that its turn has come.
+        session: A,
+        /// Its place.
+        place: Place,
+    },
+    /// It is connected or closed: those behind it need not wait for it. Exactly once for each.
+    Left(Place),
+    /// Its front proved who it is.
+    Authenticated,
+    /// Its descriptors are free. The last report, exactly once for each.
+    Closed {
+        /// Its front never proved who it is, and had to.
+        stranger: bool,
+    },
+    /// There was no descriptor for its backend.
+    Exhausted,
+}
+
+/// Whose deadline it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Alarm {
+    Gate,
+    /// The order of this listener's fronts.
+    Order(ListenerId),
+}
+
+/// A listener and those who came by it and are not connected yet.
+#[derive(Debug)]
+struct Entrance<A> {
+    id: RouteId,
+    /// Until it is closed; the entrance is there until everybody has left.
+    listener: Option<Listener>,
+    plan: Arc<Plan>,
+    order: Order,
+    /// Places taken and not left.
+    places: usize,
+    /// Who waits for its turn, and where.
+    waiting: BTreeMap<Ticket, A>,
+    /// Who was told last that its turn has come.
+    told: Option<Ticket>,
+    armed: Armed,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Acceptor<H: Host> {
+    /// Its routes have become entrances.
+    server: Server,
+    host: H,
+    clock: Clock,
+    gate: Gate,
+    gate_armed: Armed,
+    /// By the listener's number. Numbers are given again.
+    entrances: Vec<Option<Entrance<H::Address>>>,
+    free: Vec<ListenerId>,
+    /// The listeners that are open.
+    numbers: BTreeMap<RouteId, ListenerId>,
+    timers: Timers<Alarm>,
+    /// Where accepting paused for want of descriptors.
+    paused: Option<Endpoint>,
+    /// For the next one who is accepted.
+    reserve: Option<Reserve>,
+    stopping: bool,
+}
+
+impl<H: Host> Acceptor<H> {
+    /// Opens the server's routes. `seed` is for jitter.
+    ///
+    /// # Errors
+    /// As [`Host::watch`].
+    pub fn new(mut server: Server, host: H, seed: u64) -> io::Result<Self> {
+        let routes = std::mem::take(&mut server.routes);
+        let mut acceptor = Self {
+            clock: server.sessions.clock(),
+            gate: Gate::new(server.limits, seed),
+            server,
+            host,
+            gate_armed: Armed::default(),
+            entrances: Vec::new(),
+            free: Vec::new(),
+            numbers: BTreeMap::new(),
+            timers: Timers::new(),
+            paused: None,
+            reserve: None,
+            stopping: false,
+        };
+        for (id, route) in routes {
+            acceptor.open(id, route)?;
+        }
+        Ok(acceptor)
+    }
+
+    /// The runtime's side of it.
+    pub const fn host(&mut self) -> &mut H {
+        &mut self.host
+    }
+
+    /// To wait for.
+    #[must_use]
+    pub const fn commands(&self) -> &Commands {
+        &self.server.commands
+    }
+
+    /// Whether somebody could be accepted at once: do not sleep.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.gate.is_owing()
+    }
+
+    /// When [`turn`](Self::turn) is next to be called.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Whether the operator said stop and the last session is gone.
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        self.stopping && self.gate.sessions() == 0
+    }
+
+    /// Somebody waits at a listener. It may be closed by now.
+    pub fn on_listener(&mut self, number: ListenerId) {
+        self.gate.readable(number);
+    }
+
+    /// The operator has wishes.
+    pub fn on_commands(&mut self) {
+        while let Some(command) = self.server.commands.next() {
+            match command {
+                Command::Open { id, route } => {
+                    let listen = route.plan.listen().clone();
+                    if let Err(error) = self.open(id, route) {
+                        log::error!(listen:% = listen, error:%; "cannot listen");
+                        self.server.observer.listener_closed(id);
+                    }
+                }
+                Command::Close { id, sessions } => {
+                    if let Some(number) = self.numbers.get(&id) {
+                        self.close(*number);
+                    }
+                    match sessions {
+                        Sessions::Keep => {}
+                        Sessions::Abort => self.host.abort(Which::Route(id)),
+                    }
+                }
+                Command::End(id) => self.host.abort(Which::Session(id)),
+                Command::Drain => {
+                    self.stop(Stop::Drain { until: self.server.drain_deadline(self.clock.now()) });
+                }
+                Command::Abort => self.stop(Stop::Abort),
+            }
+        }
+    }
+
+    fn open(&mut self, id: RouteId, Route { listener, plan }: Route) -> io::Result<()> {
+        if self.stopping {
+            return Err(io::Error::other("the node is stopping"));
+        }
+        if self.numbers.contains_key(&id) {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a route of that number"));
+        }
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.entrances.push(None);
+            ListenerId(self.entrances.len() - 1)
+        });
+        if let Err(error) = self.host.watch(number, &listener) {
+            self.free.push(number);
+            return Err(error);
+        }
+        self.gate.add(number, plan.peers());
+        // Who connected before we came to look gives no edge on every system.
+        self.gate.readable(number);
+        self.numbers.insert(id, number);
+        self.entrances[number.0] = Some(Entrance {
+            id,
+            listener: Some(listener),
+            plan,
+            order: Order::new(Order::WINDOW),
+            places: 0,
+            waiting: BTreeMap::new(),
+            told: None,
+            armed: Armed::default(),
+        });
+        Ok(())
+    }
+
+    /// Closes a listener. Those who came by it keep their places.
+    fn close(&mut self, number: ListenerId) {
+        let Some(entrance) = &mut self.entrances[number.0] else { return };
+        let Some(listener) = entrance.listener.take() else { return };
+        self.gate.remove(number);
+        self.host.unwatch(number, &listener);
+        self.numbers.remove(&entrance.id);
+        drop(listener);
+        self.gate.freed();
+        self.server.observer.listener_closed(entrance.id);
+        self.forget(number);
+    }
+
+    /// Frees the number of an entrance that is closed and by which nobody is waiting any more.
+    fn forget(&mut self, number: ListenerId) {
+        let slot = &mut self.entrances[number.0];
+        if slot.as_ref().is_some_and(|entrance| entrance.listener.is_none() && entrance.places == 0) {
+            *slot = None;
+            self.free.push(number);
+        }
+    }
+
+    fn stop(&mut self, stop: Stop) {
+        self.stopping = true;
+        self.gate.stop();
+        for number in 0..self.entrances.len() {
+            self.close(ListenerId(number));
+        }
+        self.host.stop(stop);
+    }
+
+    /// Takes what a session has to tell.
+    pub fn on_report(&mut self, report: Report<H::Address>) {
+        match report {
+            Report::Ready { session, place } => {
+                if let Some(entrance) = &mut self.entrances[place.listener.0] {
+                    entrance.order.ready(self.clock.now(), place.ticket);
+                    entrance.waiting.insert(place.ticket, session);
+                    self.advance(place.listener);
+                }
+            }
+            Report::Left(place) => {
+                if let Some(entrance) = &mut self.entrances[place.listener.0] {
+                    entrance.order.left(place.ticket);
+                    entrance.waiting.remove(&place.ticket);
+                    entrance.places -= 1;
+                    self.advance(place.listener);
+                    self.forget(place.listener);
+                }
+            }
+            Report::Authenticated => self.gate.authenticated(),
+            Report::Closed { stranger } => self.gate.closed(stranger),
+            Report::Exhausted => {
+                self.reserve = None;
+                self.gate.exhausted(self.clock.now());
+                self.arm_gate();
+            }
+        }
+    }
+
+    /// Lets whoever's turn it is be dialed.
+    fn advance(&mut self, number: ListenerId) {
+        let Some(entrance) = &mut self.entrances[number.0] else { return };
+        entrance.order.handle_timeout(self.clock.now());
+        let turn = entrance.order.turn();
+        if turn != entrance.told {
+            entrance.told = turn;
+            if let Some(session) = turn.and_then(|ticket| entrance.waiting.get(&ticket)) {
+                self.host.dial(*session);
+            }
+        }
+        let deadline = entrance.order.next_timeout();
+        self.timers.arm(Alarm::Order(number), &mut entrance.armed, deadline);
+    }
+
+    /// Lets timers fire and accepts whom it may.
+    pub fn turn(&mut self, now: Instant) {
+        while let Some((at, alarm)) = self.timers.pop(now) {
+            match alarm {
+                Alarm::Gate => {
+                    if self.gate_armed.fires(at) {
+                        self.gate.handle_timeout(now);
+                    }
+                }
+                Alarm::Order(number) => {
+                    let entrance = &mut self.entrances[number.0];
+                    if entrance.as_mut().is_some_and(|entrance| entrance.armed.fires(at)) {
+                        self.advance(number);
+                    }
+                }
+            }
+        }
+        self.gate.begin_turn();
+        while let Some(number) = self.gate.wants_accept() {
+            self.accept(number, now);
+        }
+        self.arm_gate();
+    }
+
+    fn arm_gate(&mut self) {
+        self.timers.arm(Alarm::Gate, &mut self.gate_armed, self.gate.next_timeout());
+    }
+
+    fn accept(&mut self, number: ListenerId, now: Instant) {
+        let Some(entrance) = &mut self.entrances[number.0] else { return self.gate.drained(number) };
+        let Some(listener) = &entrance.listener else { return self.gate.drained(number) };
+        let reserve = self.reserve.take().map_or_else(Reserve::new, Ok);
+        let accepted = reserve.and_then(|reserve| match listener.accept() {
+            Ok((socket, peer)) => Ok((socket, peer, reserve)),
+            Err(error) => {
+                // Kept while nobody comes, but not while others may need it more.
+                self.reserve = Some(reserve).filter(|_| error.kind() == io::ErrorKind::WouldBlock);
+                Err(error)
+            }
+        });
+        match accepted {
+            Ok((socket, peer, reserve)) => {
+                self.gate.accepted(number);
+                entrance.places += 1;
+                let place = Place { listener: number, ticket: entrance.order.accepted() };
+                let seat = self.server.sessions.enter(entrance.id, Arc::clone(&entrance.plan), peer, now);
+                if let Some(listen) = self.paused.take() {
+                    self.server.observer.accept_resumed(&listen);
+                }
+                self.host.begin(Accepted { socket, reserve, seat, place });
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.gate.drained(number),
+            Err(error) if is_of_one_connection(&error) => self.gate.skipped(number),
+            Err(error) => {
+                // What nobody knows is not tried again at once either.
+                self.gate.exhausted(now);
+                if self.paused.is_none() {
+                    self.paused = Some(listener.local().clone());
+                    self.server.observer.accept_paused(listener.local(), &error);
+                }
+            }
+        }
+    }
+}
