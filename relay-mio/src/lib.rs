@@ -13,13 +13,9 @@
 //! So a busy stream costs a small message on another at most one turn, and an idle session nothing.
 
 mod acceptor;
-mod closing;
 mod event_loop;
-mod live;
 mod mail;
-mod sys;
 mod token;
-mod transport;
 mod worker;
 
 use std::hash::{BuildHasher, Hasher, RandomState};

@@ -1,37 +1,37 @@
 //! The sessions of one loop: their slots, run queue, timers and buffers.
 
 use std::collections::VecDeque;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::Duration;
 
-use mio::Registry;
-use relay_core::{Instant, Leg, Pool, Pumped, Ready, Stop};
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use relay_core::{Failure, Instant, Leg, Outcome, Pool, Pumped, Ready, Stop};
 use relay_node::acceptor::{Accepted, Report, Which};
 use relay_node::clock::Clock;
+use relay_node::closing::{self, Closing};
+use relay_node::failure::failure;
+use relay_node::live::{Desk, Live};
 use relay_node::timers::{Armed, Timers};
 use relay_node::{Observer, Served};
 use slab::Slab;
+use socket2::Socket;
 
 use crate::acceptor::Address;
-use crate::closing::Closing;
-use crate::live::Live;
 use crate::mail::{Mailbox, Sender, ToAcceptor, ToWorker};
-use crate::token::Id;
-
-/// After the operator's deadline, how long closed sessions' sockets are kept for the bytes in them.
-const LAST_BYTES: Duration = Duration::from_secs(1);
+use crate::token::{Id, Subject};
 
 /// What every session of a loop uses.
 #[derive(Debug)]
 pub(crate) struct Context {
     /// The worker's number.
-    pub(crate) number: usize,
-    pub(crate) registry: Registry,
-    pub(crate) clock: Clock,
-    pub(crate) pool: Pool,
+    number: usize,
+    registry: Registry,
+    clock: Clock,
+    pool: Pool,
     acceptor: Sender<ToAcceptor>,
-    pub(crate) observer: Arc<dyn Observer>,
-    pub(crate) served: Served,
+    observer: Arc<dyn Observer>,
+    served: Served,
     next_seed: u64,
 }
 
@@ -49,15 +49,59 @@ impl Context {
     }
 
     /// Tells the acceptor about a session.
-    pub(crate) fn report(&self, report: Report<Address>) {
+    fn report(&self, report: Report<Address>) {
         self.acceptor.send(ToAcceptor::Report { worker: self.number, report });
     }
+}
 
-    /// Another seed for somebody's jitter.
-    pub(crate) const fn seed(&mut self) -> u64 {
+/// One session's.
+struct AtDesk<'a> {
+    cx: &'a mut Context,
+    id: Id,
+}
+
+impl Desk for AtDesk<'_> {
+    type Address = Address;
+
+    fn now(&self) -> Instant {
+        self.cx.clock.now()
+    }
+
+    fn address(&self) -> Address {
+        (self.cx.number, self.id)
+    }
+
+    fn report(&mut self, report: Report<Address>) {
+        self.cx.report(report);
+    }
+
+    /// For both kinds of edges, once and for good.
+    fn register(&mut self, leg: Leg, socket: &Arc<Socket>) -> Result<(), Failure> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let token = Subject::Leg(self.id, leg).token();
+        let fd = socket.as_raw_fd();
+        self.cx.registry.register(&mut SourceFd(&fd), token, interest).map_err(|error| failure(&error))
+    }
+
+    /// The kernel forgets a socket that is closed, and nobody here shares in one.
+    fn forget(&mut self, _: Leg) {}
+
+    fn pool(&mut self) -> &mut Pool {
+        &mut self.cx.pool
+    }
+
+    fn observer(&self) -> &dyn Observer {
+        &*self.cx.observer
+    }
+
+    fn count(&mut self, outcome: &Outcome) {
+        self.cx.served.count(outcome);
+    }
+
+    fn seed(&mut self) -> u64 {
         // any odd number visits all of them
-        self.next_seed = self.next_seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        self.next_seed
+        self.cx.next_seed = self.cx.next_seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.cx.next_seed
     }
 }
 
@@ -82,7 +126,7 @@ impl State {
     /// Whether this session is meant. One that is over is nobody's any more.
     fn is(&self, which: Which) -> bool {
         match self {
-            Self::Live(live) => which.is(&live.seat),
+            Self::Live(live) => which.is(live.seat()),
             Self::Closing(_) => false,
         }
     }
@@ -162,7 +206,7 @@ impl Worker {
         let Ok(slot) = u32::try_from(entry.key()) else { return }; // no process has 2^32 sockets
         let id = Id { slot, generation: self.next_generation };
         self.next_generation = self.next_generation.wrapping_add(1);
-        let state = State::Live(Box::new(Live::new(accepted, id, &self.cx)));
+        let state = State::Live(Box::new(Live::new(accepted, &mut AtDesk { cx: &mut self.cx, id })));
         entry.insert(Slot { id, armed: Armed::default(), queued: true, state });
         self.queue.push_back(id);
     }
@@ -193,7 +237,7 @@ impl Worker {
     fn turn(&mut self, id: Id) {
         let Some(slot) = find(&mut self.slots, id) else { return };
         let State::Live(live) = &mut slot.state else { return };
-        let pumped = live.turn(&mut self.cx);
+        let pumped = live.turn(&mut AtDesk { cx: &mut self.cx, id });
         // Also of a session that is never idle: it has a lifetime, and the operator a deadline.
         self.timers.arm(id, &mut slot.armed, live.deadline());
         slot.queued = pumped == Pumped::Again;
@@ -201,17 +245,17 @@ impl Worker {
             Pumped::Again => self.queue.push_back(id),
             Pumped::Idle => {}
             Pumped::Done => {
-                slot.state = State::Closing(live.end(&mut self.cx));
+                slot.state = State::Closing(live.end(&mut AtDesk { cx: &mut self.cx, id }));
                 self.look_at_closing(id, self.cx.clock.now());
             }
         }
     }
 
     /// Does something with a session that is open; it then has a turn.
-    fn with_live(&mut self, id: Id, act: impl FnOnce(&mut Live, &mut Context)) {
+    fn with_live(&mut self, id: Id, act: impl FnOnce(&mut Live, &mut AtDesk<'_>)) {
         let Some(slot) = find(&mut self.slots, id) else { return };
         if let State::Live(live) = &mut slot.state {
-            act(live, &mut self.cx);
+            act(live, &mut AtDesk { cx: &mut self.cx, id });
             if !slot.queued {
                 slot.queued = true;
                 self.queue.push_back(id);
@@ -245,10 +289,7 @@ impl Worker {
 
     fn stop(&mut self, stop: Stop) {
         let now = self.cx.clock.now();
-        let end = match stop {
-            Stop::Drain { until } => until + LAST_BYTES,
-            Stop::Abort => now,
-        };
+        let end = closing::end(stop, now);
         self.end = Some(self.end.map_or(end, |known| known.min(end)));
         let ids: Vec<Id> = self.slots.iter().map(|(_, slot)| slot.id).collect();
         for id in ids {

@@ -4,42 +4,54 @@ use std::io::Read;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use relay_core::admission::{Linger, Lingering};
-use relay_core::{Close, Instant, Leg, Outcome, PerLeg};
-use relay_node::sessions::Seat;
-use relay_node::socket;
+use relay_core::{Close, Instant, Leg, Outcome, PerLeg, Stop};
 use socket2::Socket;
 
-use crate::sys;
+use crate::sessions::Seat;
+use crate::socket;
 
 /// What is read and thrown away at one look, at most: 64 times a scratch buffer.
 const DISCARDS: usize = 64;
 const SCRATCH: usize = 4 << 10;
 
+/// After the operator's deadline, how long closed sessions' sockets are kept for the bytes in them.
+const LAST_BYTES: Duration = Duration::from_secs(1);
+
+/// When everything is to be closed once the operator has said stop.
+#[must_use]
+pub fn end(stop: Stop, now: Instant) -> Instant {
+    match stop {
+        Stop::Drain { until } => until + LAST_BYTES,
+        Stop::Abort => now,
+    }
+}
+
 /// See the [module](self).
 #[derive(Debug)]
-pub(crate) struct Closing {
+pub struct Closing {
     /// Until its descriptors are free.
     _seat: Arc<Seat>,
-    /// The session's front never proved who it is.
-    pub(crate) stranger: bool,
+    /// The session's front had to prove who it is, and never did.
+    pub stranger: bool,
     legs: PerLeg<Option<Leaving>>,
 }
 
 #[derive(Debug)]
 struct Leaving {
-    socket: Socket,
+    socket: Arc<Socket>,
     lingering: Lingering,
     reset: bool,
 }
 
 impl Closing {
     /// Closes what can be closed at once.
-    pub(crate) fn new(
+    pub fn new(
         seat: Arc<Seat>,
         stranger: bool,
-        mut sockets: PerLeg<Option<Socket>>,
+        mut sockets: PerLeg<Option<Arc<Socket>>>,
         outcome: Option<&Outcome>,
         now: Instant,
     ) -> Self {
@@ -72,7 +84,7 @@ impl Closing {
 
     /// Closes what need not be kept any longer; all of it once `end` has come. Says when to look
     /// again, `None` once all is closed.
-    pub(crate) fn look(&mut self, now: Instant, end: Option<Instant>) -> Option<Instant> {
+    pub fn look(&mut self, now: Instant, end: Option<Instant>) -> Option<Instant> {
         let mut next: Option<Instant> = None;
         for leg in Leg::BOTH {
             if let Some(leaving) = &mut self.legs[leg] {
@@ -100,7 +112,7 @@ impl Leaving {
             return None;
         }
         // Whoever can't tell has nothing to wait for.
-        let unsent = sys::unsent(self.socket.as_fd()).unwrap_or(0);
+        let unsent = relay_sys::unsent(self.socket.as_fd()).unwrap_or(0);
         match self.lingering.look(now, unsent) {
             Linger::Wait { until } => Some(until),
             Linger::CloseNow => None,
@@ -158,7 +170,7 @@ mod tests {
         while ours.write(&chunk).is_ok() {}
         drop(peer); // with unread input: a reset
         let lingering = Lingering::new(Instant::ZERO);
-        let mut leaving = Leaving { socket: ours.into(), lingering, reset: true };
+        let mut leaving = Leaving { socket: Arc::new(ours.into()), lingering, reset: true };
         let start = std::time::Instant::now();
         // at one moment of the clock it is given: no stall can be the reason
         while leaving.look(Instant::ZERO).is_some() {

@@ -1,29 +1,62 @@
 //! One session while it is open: its relay, its sockets, what is known of their readiness, and its
-//! dial.
+//! dial. Whatever loop it lives in: that one is its [`Desk`].
 
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use mio::unix::SourceFd;
-use mio::{Interest, Registry};
 use relay_core::admission::Dialer;
-use relay_core::{Failure, Instant, Leg, PerLeg, Pumped, Ready, Relay, Stop, pump};
-use relay_node::acceptor::{Accepted, Place, Report};
-use relay_node::reserve::Reserve;
-use relay_node::sessions::Seat;
-use relay_node::socket::{self, Dialing};
-use relay_node::{NodeCodec, SessionEnded};
+use relay_core::{Failure, Instant, Leg, Outcome, PerLeg, Pool, Pumped, Ready, Relay, Stop, pump};
 use socket2::Socket;
 
+use crate::acceptor::{Accepted, Place, Report};
 use crate::closing::Closing;
-use crate::token::{Id, Subject};
+use crate::codec::NodeCodec;
+use crate::observer::{Observer, SessionEnded};
+use crate::reserve::Reserve;
+use crate::sessions::Seat;
+use crate::socket::{self, Dialing};
 use crate::transport::Sockets;
-use crate::worker::Context;
 
 /// Bytes that a session may move before others have their turn. A TLS record takes some microseconds
 /// to seal or open, so a message that finds one busy stream before it waits for about a tenth of a
 /// millisecond; a turn costs one look at the poller, which is nothing beside so many bytes.
-const BUDGET: usize = 256 << 10;
+pub const BUDGET: usize = 256 << 10;
+
+/// What a loop does for a session of its own.
+pub trait Desk {
+    /// Where the acceptor finds the session.
+    type Address: Copy;
+
+    /// What the clock of the [`SessionTable`](crate::SessionTable) shows.
+    fn now(&self) -> Instant;
+
+    /// Where the acceptor finds the session.
+    fn address(&self) -> Self::Address;
+
+    /// Tells the acceptor.
+    fn report(&mut self, report: Report<Self::Address>);
+
+    /// Calls [`Live::on_edge`] whenever this socket becomes readable or writable, until it is closed.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2).
+    fn register(&mut self, leg: Leg, socket: &Arc<Socket>) -> Result<(), Failure>;
+
+    /// The leg's socket is about to be closed, or to be nobody's business any more: whatever shares in it
+    /// is dropped. Does nothing if none was registered.
+    fn forget(&mut self, leg: Leg);
+
+    /// Buffers of the loop's.
+    fn pool(&mut self) -> &mut Pool;
+
+    /// Whom to tell what happens.
+    fn observer(&self) -> &dyn Observer;
+
+    /// Counts a session that has ended.
+    fn count(&mut self, outcome: &Outcome);
+
+    /// Something else each time, for jitter.
+    fn seed(&mut self) -> u64;
+}
 
 /// A backend that is not connected yet.
 #[derive(Debug)]
@@ -32,17 +65,16 @@ struct Dial {
     /// Its turn has come.
     may: bool,
     /// A socket whose connection is being made.
-    under_way: Option<Socket>,
+    under_way: Option<Arc<Socket>>,
 }
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(crate) struct Live {
-    id: Id,
+pub struct Live {
     relay: Relay<NodeCodec>,
     io: Sockets,
     ready: PerLeg<Ready>,
-    pub(crate) seat: Arc<Seat>,
+    seat: Arc<Seat>,
     /// Until it has left its place.
     place: Option<Place>,
     /// Its backend's, between dials.
@@ -55,23 +87,15 @@ pub(crate) struct Live {
     draining: bool,
 }
 
-/// Registers a socket for both kinds of edges, once and for good.
-fn register(registry: &Registry, socket: &Socket, id: Id, leg: Leg) -> Result<(), Failure> {
-    let interest = Interest::READABLE | Interest::WRITABLE;
-    registry
-        .register(&mut SourceFd(&socket.as_raw_fd()), Subject::Leg(id, leg).token(), interest)
-        .map_err(|error| relay_node::failure::failure(&error))
-}
-
 impl Live {
     /// A session for a connection just accepted; it is to be pumped at once.
-    pub(crate) fn new(accepted: Accepted, id: Id, cx: &Context) -> Self {
+    pub fn new(accepted: Accepted, cx: &mut impl Desk) -> Self {
         let Accepted { socket, reserve, seat, place } = accepted;
         let (plan, since) = (seat.plan(), seat.since());
         let relay = Relay::new(*plan.config(), plan.front_codec(), since);
-        let registered = register(&cx.registry, &socket, id, Leg::Front);
+        let socket = Arc::new(socket);
+        let registered = cx.register(Leg::Front, &socket);
         let mut live = Self {
-            id,
             stranger: relay.session().config().secure.front,
             relay,
             io: Sockets { legs: PerLeg::new(Some(socket), None) },
@@ -84,13 +108,13 @@ impl Live {
             draining: false,
         };
         if let Err(failure) = registered {
-            live.relay.setup_failed(cx.clock.now(), Leg::Front, failure);
+            live.relay.setup_failed(cx.now(), Leg::Front, failure);
         }
         live
     }
 
     /// Bytes have come, or there is room for some, or something is wrong: the pump will find out.
-    pub(crate) fn on_edge(&mut self, leg: Leg, edge: Ready, cx: &Context) {
+    pub fn on_edge(&mut self, leg: Leg, edge: Ready, cx: &mut impl Desk) {
         if let (Leg::Back, Some(dial)) = (leg, &mut self.dial) {
             if edge.writable && dial.under_way.is_some() {
                 self.on_dialed(cx);
@@ -102,7 +126,7 @@ impl Live {
     }
 
     /// Whatever timer is due fires.
-    pub(crate) fn on_time(&mut self, now: Instant, cx: &Context) {
+    pub fn on_time(&mut self, now: Instant, cx: &mut impl Desk) {
         self.relay.handle_timeout(now);
         if let Some(dial) = &mut self.dial {
             dial.dialer.handle_timeout(now);
@@ -110,7 +134,23 @@ impl Live {
         }
     }
 
-    pub(crate) fn stop(&mut self, now: Instant, stop: Stop) {
+    /// What is known of a leg's readiness; of a back that is not connected, nothing.
+    #[must_use]
+    pub fn ready(&self, leg: Leg) -> Ready {
+        match (leg, &self.io.legs.back) {
+            (Leg::Back, None) => Ready::default(),
+            (Leg::Front | Leg::Back, _) => self.ready[leg],
+        }
+    }
+
+    /// Whose it is, and what for.
+    #[must_use]
+    pub fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
+    /// The operator's wish.
+    pub fn stop(&mut self, now: Instant, stop: Stop) {
         self.relay.stop(now, stop);
         self.draining = true;
         if let Some(dial) = &mut self.dial {
@@ -122,16 +162,16 @@ impl Live {
     }
 
     /// When [`on_time`](Self::on_time) is next to be called.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Instant> {
         let session = self.relay.next_timeout().map(|(at, _)| at);
         let dial = self.dial.as_ref().and_then(|dial| dial.dialer.next_timeout());
         [session, dial].into_iter().flatten().min()
     }
 
     /// Moves what can be moved, and tells the acceptor what it has to know.
-    pub(crate) fn turn(&mut self, cx: &mut Context) -> Pumped {
-        let now = cx.clock.now();
-        let pumped = pump(&mut self.relay, &mut self.io, &mut self.ready, &mut cx.pool, now, BUDGET);
+    pub fn turn(&mut self, cx: &mut impl Desk) -> Pumped {
+        let now = cx.now();
+        let pumped = pump(&mut self.relay, &mut self.io, &mut self.ready, cx.pool(), now, BUDGET);
         self.seat.meter().update(&self.relay);
         if self.stranger && self.relay.session().is_up(Leg::Front) {
             self.stranger = false;
@@ -146,19 +186,19 @@ impl Live {
                 dialer.drain();
             }
             self.dial = Some(Box::new(Dial { dialer, may: false, under_way: None }));
-            cx.report(Report::Ready { session: (cx.number, self.id), place });
+            cx.report(Report::Ready { session: cx.address(), place });
         }
         pumped
     }
 
     /// It is over: reports it, gives the buffers back, and leaves the sockets to be closed.
-    pub(crate) fn end(&mut self, cx: &mut Context) -> Closing {
+    pub fn end(&mut self, cx: &mut impl Desk) -> Closing {
         self.leave(cx);
-        let now = cx.clock.now();
+        let now = cx.now();
         let outcome = self.relay.outcome();
         if let Some(outcome) = outcome {
-            cx.served.count(outcome);
-            cx.observer.session_ended(&SessionEnded {
+            cx.count(outcome);
+            cx.observer().session_ended(&SessionEnded {
                 id: self.seat.id(),
                 plan: self.seat.plan(),
                 peer: self.seat.peer(),
@@ -169,9 +209,10 @@ impl Live {
                 lifetime: now.since(self.seat.since()),
             });
         }
+        Leg::BOTH.into_iter().for_each(|leg| cx.forget(leg));
         let sockets = std::mem::take(&mut self.io.legs);
         let closing = Closing::new(Arc::clone(&self.seat), self.stranger, sockets, outcome, now);
-        self.relay.release(&mut cx.pool);
+        self.relay.release(cx.pool());
         closing
     }
 }
@@ -179,7 +220,7 @@ impl Live {
 /// Dialing.
 impl Live {
     /// Its turn to be dialed has come.
-    pub(crate) fn may_dial(&mut self, cx: &Context) {
+    pub fn may_dial(&mut self, cx: &mut impl Desk) {
         if let Some(dial) = &mut self.dial {
             dial.may = true;
             self.try_dial(cx);
@@ -187,7 +228,7 @@ impl Live {
     }
 
     /// Tries addresses until one is connected or being connected, or there is a pause to make.
-    fn try_dial(&mut self, cx: &Context) {
+    fn try_dial(&mut self, cx: &mut impl Desk) {
         while let Some(dial) = &mut self.dial
             && dial.may
             && self.relay.wants_connect()
@@ -195,19 +236,19 @@ impl Live {
         {
             // From here on it is the backend's.
             self.reserve = None;
-            match self.seat.plan().backend().target(index).and_then(|target| socket::start_connect(&target)) {
-                Ok(Dialing::Connected(socket)) => match register(&cx.registry, &socket, self.id, Leg::Back) {
-                    Ok(()) => self.connected(socket, cx),
-                    Err(failure) => self.dial_failed(failure, cx),
-                },
-                Ok(Dialing::InProgress(socket)) => {
-                    match register(&cx.registry, &socket, self.id, Leg::Back) {
-                        Ok(()) => {
-                            dial.dialer.started();
-                            dial.under_way = Some(socket);
-                        }
-                        Err(failure) => self.dial_failed(failure, cx),
-                    }
+            let begun = self.seat.plan().backend().target(index).and_then(|target| {
+                let (socket, done) = match socket::start_connect(&target)? {
+                    Dialing::Connected(socket) => (socket, true),
+                    Dialing::InProgress(socket) => (socket, false),
+                };
+                let socket = Arc::new(socket);
+                cx.register(Leg::Back, &socket).map(|()| (socket, done))
+            });
+            match begun {
+                Ok((socket, true)) => self.connected(socket, cx),
+                Ok((socket, false)) => {
+                    dial.dialer.started();
+                    dial.under_way = Some(socket);
                 }
                 Err(failure) => self.dial_failed(failure, cx),
             }
@@ -215,7 +256,7 @@ impl Live {
     }
 
     /// The socket that is being connected became writable.
-    fn on_dialed(&mut self, cx: &Context) {
+    fn on_dialed(&mut self, cx: &mut impl Desk) {
         let Some(socket) = self.dial.as_mut().and_then(|dial| dial.under_way.take()) else { return };
         match socket::finish_connect(&socket) {
             Ok(true) => self.connected(socket, cx),
@@ -225,6 +266,7 @@ impl Live {
                 }
             }
             Err(failure) => {
+                cx.forget(Leg::Back);
                 drop(socket);
                 self.dial_failed(failure, cx);
                 self.try_dial(cx);
@@ -232,11 +274,11 @@ impl Live {
         }
     }
 
-    fn connected(&mut self, socket: Socket, cx: &Context) {
+    fn connected(&mut self, socket: Arc<Socket>, cx: &mut impl Desk) {
         if !self.relay.wants_connect() {
-            return; // closed meanwhile
+            return cx.forget(Leg::Back); // closed meanwhile
         }
-        let now = cx.clock.now();
+        let now = cx.now();
         match self.seat.plan().back_codec() {
             Ok(codec) => {
                 self.relay.connected(now, codec);
@@ -251,9 +293,9 @@ impl Live {
         self.leave(cx);
     }
 
-    fn dial_failed(&mut self, failure: Failure, cx: &Context) {
+    fn dial_failed(&mut self, failure: Failure, cx: &mut impl Desk) {
         let Some(dial) = &mut self.dial else { return };
-        let now = cx.clock.now();
+        let now = cx.now();
         if failure == Failure::Exhausted {
             cx.report(Report::Exhausted);
         }
@@ -267,7 +309,7 @@ impl Live {
     }
 
     /// Those behind it need not wait for it any more.
-    fn leave(&mut self, cx: &Context) {
+    fn leave(&mut self, cx: &mut impl Desk) {
         if let Some(place) = self.place.take() {
             cx.report(Report::Left(place));
         }

@@ -2,22 +2,25 @@
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
+use std::sync::Arc;
 
 use relay_core::pump::{READ_SLICES, Transport, TryError, WRITE_SLICES};
 use relay_core::{Failure, Leg, PerLeg};
-use relay_node::failure::failure;
 use socket2::Socket;
+
+use crate::failure::failure;
 
 /// Non-blocking sockets, unix or TCP; Back's is missing until it is connected.
 #[derive(Debug)]
-pub(crate) struct Sockets {
-    pub(crate) legs: PerLeg<Option<Socket>>,
+pub struct Sockets {
+    /// Both.
+    pub legs: PerLeg<Option<Arc<Socket>>>,
 }
 
 impl Sockets {
     fn leg(&self, leg: Leg) -> Result<&Socket, TryError> {
         // The session demands nothing of a leg that is not up.
-        self.legs[leg].as_ref().ok_or(TryError::Failed(Failure::Os(libc::ENOTCONN)))
+        self.legs[leg].as_deref().ok_or(TryError::Failed(Failure::Os(libc::ENOTCONN)))
     }
 }
 
@@ -72,7 +75,7 @@ mod tests {
     fn pair() -> (Sockets, UnixStream) {
         let (ours, peer) = UnixStream::pair().expect("pair");
         ours.set_nonblocking(true).expect("flag");
-        (Sockets { legs: PerLeg::new(Some(ours.into()), None) }, peer)
+        (Sockets { legs: PerLeg::new(Some(Arc::new(ours.into())), None) }, peer)
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What neither std nor socket2 offers. The only place with `unsafe`.
+//! System calls that neither std nor socket2 nor rustix offers: the only crate with `unsafe` code.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 ///
 /// # Errors
 /// As ioctl(2).
-pub(crate) fn unsent(socket: BorrowedFd<'_>) -> io::Result<usize> {
+pub fn unsent(socket: BorrowedFd<'_>) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: TIOCOUTQ, which SIOCOUTQ is another name for, writes one int to where the third
     // argument points; `bytes` is one and outlives the call, and the descriptor is open as long as
