@@ -16,8 +16,9 @@ fn a_drain_under_load_loses_nothing() {
     for road in [Road::MIGRATION, Road::single(Kind::Tls, Kind::Tls), Road::single(Kind::Tcp, Kind::Unix)] {
         let mut rig = Rig::new(road);
         let streams: Vec<_> = (0..6).map(|_| rig.connect()).collect();
+        // Outlives the threads: the last one may have sent its half when nobody waits for it any more.
+        let (tell, told) = mpsc::channel();
         thread::scope(|scope| {
-            let (tell, told) = mpsc::channel();
             for (seed, (client, server)) in (0..).zip(&streams) {
                 let tell = tell.clone();
                 scope.spawn(move || {

@@ -57,9 +57,8 @@ fn a_client_that_vanishes_in_its_handshake_leaves_nothing() {
     let rig = target(&[]);
     assert_serves(&rig);
     let hello = pending(&mut client_connection(rig.entry(), &rig.client));
-    let (_, _, last) = last_flight(rig.entry(), &rig.client);
-    let cuts = |len: usize| [0, 1, 5, 6, len / 2, len - 1];
-    let mut count = 2;
+    let cuts = |len: usize| [0, 1, 5, 6, len / 2, len.saturating_sub(1)];
+    let mut count = 1;
     for hard in [false, true] {
         for cut in cuts(hello.len()).into_iter().chain([hello.len()]) {
             let socket = dial(rig.entry());
@@ -67,9 +66,10 @@ fn a_client_that_vanishes_in_its_handshake_leaves_nothing() {
             leave(socket, hard);
             count += 1;
         }
-        for cut in cuts(last.len()) {
+        for which in 0..cuts(0).len() {
+            // Of its own length: a signature's is not always the same.
             let (socket, _, last) = last_flight(rig.entry(), &rig.client);
-            (&socket).write_all(&last[..cut]).expect("taken");
+            (&socket).write_all(&last[..cuts(last.len())[which]]).expect("taken");
             leave(socket, hard);
             count += 1;
         }
