@@ -27,7 +27,7 @@ pub use config::Config;
 pub use error::Failure;
 pub use leg::{Leg, PerLeg};
 pub use pool::Pool;
-pub use pump::{Pumped, Ready, Transport, TryError, pump};
+pub use pump::{Filled, Pumped, Ready, Transport, TryError, pump};
 pub use relay::Relay;
 pub use session::{Close, Demand, EndReason, FlowEnd, Input, Outcome, Session, Stats, Stop, Timer};
 pub use time::Instant;

@@ -8,6 +8,7 @@ use core::ops::Range;
 use crate::codec::{Codec, Frame, Layout, Opened, Sealed};
 use crate::error::Failure;
 use crate::pool::{LARGEST, Pool};
+use crate::pump::Lane;
 use crate::queue::Queue;
 
 /// Records that one read from a plain source is spread over, at most.
@@ -387,6 +388,8 @@ pub(crate) struct Link<C> {
     pub(crate) appetite: usize,
     /// Read since the source last ran dry.
     pub(crate) burst: usize,
+    /// Where the flow that is read from here has its bytes.
+    pub(crate) lane: Lane,
 }
 
 /// The first read's size, and the least.
@@ -402,6 +405,7 @@ impl<C: Codec> Link<C> {
             write_over: false,
             appetite: LEAST_APPETITE,
             burst: 0,
+            lane: Lane::Queue,
         }
     }
 

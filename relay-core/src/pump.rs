@@ -5,6 +5,8 @@
 //! of file, an interrupted call is made again, and a turn has a budget. Out of budget means "stay in
 //! the run queue", never "wait for readiness".
 
+mod piped;
+
 use crate::codec::Codec;
 use crate::error::Failure;
 use crate::flow::Phase;
@@ -14,6 +16,8 @@ use crate::pool::{LARGEST, Pool};
 use crate::relay::Relay;
 use crate::session::{Input, Session};
 use crate::time::Instant;
+
+pub(crate) use piped::Lane;
 
 /// Slices that one [`Transport::try_write`] is given at most.
 pub const WRITE_SLICES: usize = 64;
@@ -32,8 +36,24 @@ pub enum TryError {
     Failed(Failure),
 }
 
+/// What came of filling a pipe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Filled {
+    /// So many bytes went in. None: the source's end of file.
+    Moved(usize),
+    /// Not from this source, or not on this system (splice(2), EINVAL): nothing was moved.
+    Unsupported,
+}
+
 /// Two connected byte streams that do not block.
+///
+/// One that has **pipes** of the kernel's (splice(2)) can move bytes between two plain legs without
+/// taking them to user space. The defaults say that there are none.
 pub trait Transport {
+    /// A plain flow whose reads are offered so many bytes, because they fill what they are offered, is
+    /// to have a pipe if there is one.
+    const PIPE_FROM: usize = usize::MAX;
+
     /// Fills `slices` in order, as readv(2) does. `Ok(0)` is the end of file; there is always room
     /// for at least one byte.
     ///
@@ -52,6 +72,38 @@ pub trait Transport {
     /// # Errors
     /// See [`TryError`]; `WouldBlock` means that a WRITABLE edge will follow.
     fn shut_write(&mut self, leg: Leg) -> Result<(), TryError>;
+
+    /// Lends an empty pipe to the flow that is read from `source`; whether there was one to lend. Asked
+    /// before each read of a flow that is to have one, so a refusal must cost little.
+    fn open_pipe(&mut self, source: Leg) -> bool {
+        let _ = source;
+        false
+    }
+
+    /// Moves up to `most` bytes from `source` into its flow's pipe.
+    ///
+    /// # Errors
+    /// See [`TryError`]. `WouldBlock` also if the pipe takes no more; while there is something in it
+    /// nobody can tell.
+    fn fill_pipe(&mut self, source: Leg, most: usize) -> Result<Filled, TryError> {
+        let _ = (source, most);
+        Ok(Filled::Unsupported)
+    }
+
+    /// Moves up to `most` bytes from the pipe of the flow that is read from `source` into the opposite
+    /// leg. The pipe holds as many, and at least one.
+    ///
+    /// # Errors
+    /// See [`TryError`].
+    fn drain_pipe(&mut self, source: Leg, most: usize) -> Result<usize, TryError> {
+        let _ = (source, most);
+        Ok(0)
+    }
+
+    /// Takes the pipe back. `left` bytes are in it, for nobody; it can be lent again if that is none.
+    fn close_pipe(&mut self, source: Leg, left: usize) {
+        let _ = (source, left);
+    }
 }
 
 /// What is known of a transport's readiness. A runtime sets a bit when it sees the edge (and both at
@@ -99,10 +151,12 @@ pub fn pump<C: Codec, T: Transport>(
             progress |= turn.receive(leg);
         }
         if turn.relay.outcome().is_some() {
+            Leg::BOTH.into_iter().for_each(|leg| turn.close_pipe(leg));
             return Pumped::Done;
         }
         if !progress {
             turn.relay.release_idle(turn.pool);
+            turn.close_idle_pipes();
             return Pumped::Idle;
         }
         if turn.moved >= budget {
@@ -144,6 +198,8 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
             progress | self.send_wire(leg)
         } else if other.inbound.has_payloads() {
             progress | self.send_payloads(leg)
+        } else if other.lane.holds() > 0 {
+            progress | self.drain_pipe(leg)
         } else if demand.shutdown {
             progress | self.send_fin(leg)
         } else {
@@ -210,6 +266,7 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
         link.write_over = true;
         link.outbound.clear();
         other.inbound.discard_payloads();
+        self.close_pipe(leg.other());
         self.tell(Input::WriteFailed(leg, failure));
         true
     }
@@ -236,6 +293,9 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
     fn receive_plain(&mut self, leg: Leg, wanted: usize) -> bool {
         if !self.ready[leg].readable {
             return false;
+        }
+        if self.goes_by_pipe(leg) {
+            return self.fill_pipe(leg, wanted);
         }
         let (link, sink) = self.relay.links.split_mut(leg);
         let layout = sink.layout();

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
-use relay_core::{Failure, Instant, Leg, Outcome, Pool, Pumped, Ready, Stop};
+use relay_core::{Failure, Instant, Leg, Outcome, Pumped, Ready, Stop};
 use relay_node::acceptor::{Accepted, Report, Which};
 use relay_node::clock::Clock;
 use relay_node::closing::{self, Closing};
 use relay_node::failure::failure;
 use relay_node::live::{Desk, Live};
+use relay_node::pipes::Stock;
 use relay_node::timers::{Armed, Timers};
 use relay_node::{Observer, Served};
 use slab::Slab;
@@ -28,7 +29,7 @@ pub(crate) struct Context {
     number: usize,
     registry: Registry,
     clock: Clock,
-    pool: Pool,
+    stock: Stock,
     acceptor: Sender<ToAcceptor>,
     observer: Arc<dyn Observer>,
     served: Served,
@@ -44,8 +45,8 @@ impl Context {
         observer: Arc<dyn Observer>,
         seed: u64,
     ) -> Self {
-        let (pool, served) = (Pool::default(), Served::default());
-        Self { number, registry, clock, pool, acceptor, observer, served, next_seed: seed }
+        let (stock, served) = (Stock::default(), Served::default());
+        Self { number, registry, clock, stock, acceptor, observer, served, next_seed: seed }
     }
 
     /// Tells the acceptor about a session.
@@ -86,8 +87,8 @@ impl Desk for AtDesk<'_> {
     /// The kernel forgets a socket that is closed, and nobody here shares in one.
     fn forget(&mut self, _: Leg) {}
 
-    fn pool(&mut self) -> &mut Pool {
-        &mut self.cx.pool
+    fn stock(&mut self) -> &mut Stock {
+        &mut self.cx.stock
     }
 
     fn observer(&self) -> &dyn Observer {

@@ -39,6 +39,7 @@ mod log_queue;
 pub mod logging;
 pub mod observer;
 mod opening;
+pub mod pipes;
 mod place;
 mod program;
 pub mod quantity;

@@ -4,17 +4,18 @@
 use std::sync::Arc;
 
 use relay_core::admission::Dialer;
-use relay_core::{Failure, Instant, Leg, Outcome, PerLeg, Pool, Pumped, Ready, Relay, Stop, pump};
+use relay_core::{Failure, Instant, Leg, Outcome, PerLeg, Pumped, Ready, Relay, Stop, pump};
 use socket2::Socket;
 
 use crate::acceptor::{Accepted, Place, Report};
 use crate::closing::Closing;
 use crate::codec::NodeCodec;
 use crate::observer::{Observer, SessionEnded};
+use crate::pipes::Stock;
 use crate::reserve::Reserve;
 use crate::sessions::Seat;
 use crate::socket::{self, Dialing};
-use crate::transport::Sockets;
+use crate::transport::{Sockets, Turn};
 
 /// Bytes that a session may move before others have their turn. A TLS record takes some microseconds
 /// to seal or open, so a message that finds one busy stream before it waits for about a tenth of a
@@ -45,8 +46,8 @@ pub trait Desk {
     /// is dropped. Does nothing if none was registered.
     fn forget(&mut self, leg: Leg);
 
-    /// Buffers of the loop's.
-    fn pool(&mut self) -> &mut Pool;
+    /// Buffers and pipes of the loop's.
+    fn stock(&mut self) -> &mut Stock;
 
     /// Whom to tell what happens.
     fn observer(&self) -> &dyn Observer;
@@ -98,7 +99,7 @@ impl Live {
         let mut live = Self {
             stranger: relay.session().config().secure.front,
             relay,
-            io: Sockets { legs: PerLeg::new(Some(socket), None) },
+            io: Sockets::new(socket),
             // A first try costs little, and what was sent along with the SYN is there already.
             ready: PerLeg::both(Ready::BOTH),
             seat: Arc::new(seat),
@@ -171,7 +172,9 @@ impl Live {
     /// Moves what can be moved, and tells the acceptor what it has to know.
     pub fn turn(&mut self, cx: &mut impl Desk) -> Pumped {
         let now = cx.now();
-        let pumped = pump(&mut self.relay, &mut self.io, &mut self.ready, cx.pool(), now, BUDGET);
+        let Stock { pool, pipes } = cx.stock();
+        let mut io = Turn { sockets: &mut self.io, pipes };
+        let pumped = pump(&mut self.relay, &mut io, &mut self.ready, pool, now, BUDGET);
         self.seat.meter().update(&self.relay);
         if self.stranger && self.relay.session().is_up(Leg::Front) {
             self.stranger = false;
@@ -212,7 +215,7 @@ impl Live {
         Leg::BOTH.into_iter().for_each(|leg| cx.forget(leg));
         let sockets = std::mem::take(&mut self.io.legs);
         let closing = Closing::new(Arc::clone(&self.seat), self.stranger, sockets, outcome, now);
-        self.relay.release(cx.pool());
+        self.relay.release(&mut cx.stock().pool);
         closing
     }
 }

@@ -4,20 +4,29 @@ use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
 
-use relay_core::pump::{READ_SLICES, Transport, TryError, WRITE_SLICES};
+use relay_core::pump::{Filled, READ_SLICES, Transport, TryError, WRITE_SLICES};
 use relay_core::{Failure, Leg, PerLeg};
 use socket2::Socket;
 
 use crate::failure::failure;
+use crate::pipes::{self, Pipe, Pipes};
 
 /// Non-blocking sockets, unix or TCP; Back's is missing until it is connected.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Sockets {
     /// Both.
     pub legs: PerLeg<Option<Arc<Socket>>>,
+    /// By the leg that fills them.
+    pipes: PerLeg<Option<Pipe>>,
 }
 
 impl Sockets {
+    /// Of a session whose Front was accepted.
+    #[must_use]
+    pub fn new(front: Arc<Socket>) -> Self {
+        Self { legs: PerLeg::new(Some(front), None), ..Self::default() }
+    }
+
     fn leg(&self, leg: Leg) -> Result<&Socket, TryError> {
         // The session demands nothing of a leg that is not up.
         self.legs[leg].as_deref().ok_or(TryError::Failed(Failure::Os(libc::ENOTCONN)))
@@ -36,9 +45,27 @@ fn sorted<T>(result: io::Result<T>) -> Result<T, TryError> {
     })
 }
 
-impl Transport for Sockets {
+/// A session's sockets, and the pipes of its loop, for a turn.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    /// The session's.
+    pub sockets: &'a mut Sockets,
+    /// The loop's.
+    pub pipes: &'a mut Pipes,
+}
+
+impl Turn<'_> {
+    fn pipe(&self, source: Leg) -> Result<&Pipe, TryError> {
+        // The pump fills and drains what it was lent.
+        self.sockets.pipes[source].as_ref().ok_or(TryError::Failed(Failure::Os(libc::EBADF)))
+    }
+}
+
+impl Transport for Turn<'_> {
+    const PIPE_FROM: usize = 64 << 10;
+
     fn try_read(&mut self, leg: Leg, slices: &mut [&mut [u8]]) -> Result<usize, TryError> {
-        let mut socket = self.leg(leg)?;
+        let mut socket = self.sockets.leg(leg)?;
         if let [only] = slices {
             return sorted(socket.read(only));
         }
@@ -50,7 +77,7 @@ impl Transport for Sockets {
     }
 
     fn try_write(&mut self, leg: Leg, slices: &[&[u8]]) -> Result<usize, TryError> {
-        let mut socket = self.leg(leg)?;
+        let mut socket = self.sockets.leg(leg)?;
         if let [only] = slices {
             return sorted(socket.write(only));
         }
@@ -63,7 +90,31 @@ impl Transport for Sockets {
     }
 
     fn shut_write(&mut self, leg: Leg) -> Result<(), TryError> {
-        sorted(self.leg(leg)?.shutdown(Shutdown::Write))
+        sorted(self.sockets.leg(leg)?.shutdown(Shutdown::Write))
+    }
+
+    fn open_pipe(&mut self, source: Leg) -> bool {
+        let pipe = self.pipes.take();
+        let lent = pipe.is_some();
+        self.sockets.pipes[source] = pipe;
+        lent
+    }
+
+    fn fill_pipe(&mut self, source: Leg, most: usize) -> Result<Filled, TryError> {
+        match self.pipe(source)?.fill(self.sockets.leg(source)?, most) {
+            Err(error) if pipes::is_unsupported(&error) => Ok(Filled::Unsupported),
+            result => sorted(result).map(Filled::Moved),
+        }
+    }
+
+    fn drain_pipe(&mut self, source: Leg, most: usize) -> Result<usize, TryError> {
+        sorted(self.pipe(source)?.drain(self.sockets.leg(source.other())?, most))
+    }
+
+    fn close_pipe(&mut self, source: Leg, left: usize) {
+        if let Some(pipe) = self.sockets.pipes[source].take() {
+            self.pipes.give(pipe, left);
+        }
     }
 }
 
@@ -75,12 +126,13 @@ mod tests {
     fn pair() -> (Sockets, UnixStream) {
         let (ours, peer) = UnixStream::pair().expect("pair");
         ours.set_nonblocking(true).expect("flag");
-        (Sockets { legs: PerLeg::new(Some(Arc::new(ours.into())), None) }, peer)
+        (Sockets::new(Arc::new(ours.into())), peer)
     }
 
     #[test]
     fn scatters_gathers_and_says_what_stopped_it() {
         let (mut sockets, mut peer) = pair();
+        let mut sockets = Turn { sockets: &mut sockets, pipes: &mut Pipes::default() };
         let leg = Leg::Front;
         assert_eq!(sockets.try_write(leg, &[b"ab", b"", b"cde"]), Ok(5));
         let mut got = [0; 5];
@@ -102,6 +154,7 @@ mod tests {
     #[test]
     fn takes_as_many_slices_as_the_pump_gives() {
         let (mut sockets, mut peer) = pair();
+        let mut sockets = Turn { sockets: &mut sockets, pipes: &mut Pipes::default() };
         let bytes: Vec<u8> = (0..WRITE_SLICES as u8).collect();
         let slices: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(sockets.try_write(Leg::Front, &slices), Ok(WRITE_SLICES));

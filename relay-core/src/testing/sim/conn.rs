@@ -15,7 +15,7 @@ use crate::error::Failure;
 use crate::flow::Phase;
 use crate::leg::{Leg, PerLeg};
 use crate::pool::{LARGEST, Pool};
-use crate::pump::{Pumped, Ready, pump};
+use crate::pump::{Lane, Pumped, Ready, pump};
 use crate::relay::Relay;
 use crate::session::{Close, Demand, EndReason, Input, Outcome, Stop};
 use crate::time::Instant;
@@ -285,10 +285,14 @@ impl<C: Codec> Conn<C> {
             return Ok(false);
         }
         let before = self.net.calls;
+        self.net.lends = self.plan.faults.pipes && self.net.rng.chance(70);
         let pumped = self.pump_once(budget, pool, now)?;
         match pumped {
             Pumped::Again => self.runnable = true,
-            Pumped::Done => {}
+            Pumped::Done => {
+                let kept = Leg::BOTH.into_iter().any(|leg| self.net.pipes[leg].is_some());
+                demand_that(Rule::S2, !kept, || "closed, and yet it keeps a pipe".into())?;
+            }
             Pumped::Idle => {
                 self.check_idle()?;
                 let calls = self.net.calls;
@@ -341,7 +345,13 @@ impl<C: Codec> Conn<C> {
                 format!("{leg}: {sealed} bytes that were sent are still counted as waiting")
             })?;
             let laid_out = if sink.layout().is_transparent() { sink.outbound.held() } else { sealed };
-            let there = opened + laid_out;
+            let piped = source.lane.holds();
+            let in_pipe = self.net.pipes[leg].as_ref().map(|pipe| pipe.bytes.len());
+            let is_piped = matches!(source.lane, Lane::Pipe { .. });
+            demand_that(Rule::S2, in_pipe == is_piped.then_some(piped), || {
+                format!("{leg}: {:?}, and in its pipe are {in_pipe:?}", source.lane)
+            })?;
+            let there = opened + laid_out + piped;
             let counts = self.outcome().is_none() && session.phase(leg) != Phase::Discarding;
             demand_that(Rule::S2, !counts || counted == there, || {
                 format!("{leg}: {counted} bytes are counted as buffered, {there} are there")
@@ -380,10 +390,13 @@ impl<C: Codec> Conn<C> {
         for leg in Leg::BOTH {
             let demand = self.relay.session().demand(leg);
             let (link, other) = (&self.relay.links[leg], &self.relay.links[leg.other()]);
-            let to_write = !link.outbound.is_empty() || other.inbound.has_payloads() || demand.shutdown;
+            let waiting = !link.outbound.is_empty() || other.inbound.has_payloads() || other.lane.holds() > 0;
+            let to_write = waiting || demand.shutdown;
             let writes = self.ready[leg].writable && !link.write_over && to_write && link.codec.is_some();
             demand_that(Rule::L5, !writes, || format!("{leg}: idle, and yet it could write: {demand:?}"))?;
             let room = other.outbound.is_empty() && !link.inbound.has_payloads();
+            let keeps = link.lane == Lane::Pipe { holds: 0 };
+            demand_that(Rule::L5, !keeps, || format!("{leg}: idle, and yet it keeps an empty pipe"))?;
             let wanted = demand.secure || (demand.read > 0 && room && self.record_fits(leg, demand));
             let reads = self.ready[leg].readable && wanted && link.inbound.end.is_none();
             demand_that(Rule::L5, !reads, || format!("{leg}: idle, and yet it could read: {demand:?}"))?;

@@ -62,6 +62,8 @@ fn plan(header: [u8; HEADER]) -> Plan {
             stranger: bit(more_faults, 0) && bit(more_faults, 4),
             impostor: bit(more_faults, 1) && bit(more_faults, 4),
             hasty: bit(more_faults, 2) && bit(more_faults, 4),
+            pipes: bit(more_faults, 5),
+            no_splice: bit(more_faults, 6),
             ..Faults::default()
         },
     }

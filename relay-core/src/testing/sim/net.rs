@@ -9,7 +9,7 @@ use super::super::rules::{Rule, Violation};
 use super::plan::Faults;
 use crate::error::Failure;
 use crate::leg::{Leg, PerLeg};
-use crate::pump::{Ready, Transport, TryError};
+use crate::pump::{Filled, Ready, Transport, TryError};
 use crate::session::Input;
 
 /// A turn of the pump that calls the transport more often than this spins.
@@ -119,6 +119,10 @@ pub(super) struct Net {
     /// What calls on plain legs amount to, for the reference model.
     pub(super) told: Vec<Input>,
     pub(super) broken: Option<Violation>,
+    /// Pipes that are lent, by the leg that fills them.
+    pub(super) pipes: PerLeg<Option<Pipe>>,
+    /// Whether there are more to lend. Others take and give back, but not during a turn.
+    pub(super) lends: bool,
 }
 
 impl Net {
@@ -132,6 +136,8 @@ impl Net {
             calls_this_turn: 0,
             told: Vec::new(),
             broken: None,
+            pipes: PerLeg::default(),
+            lends: false,
         }
     }
 
@@ -180,6 +186,8 @@ impl Net {
 }
 
 impl Transport for Net {
+    const PIPE_FROM: usize = 0;
+
     fn try_read(&mut self, leg: Leg, slices: &mut [&mut [u8]]) -> Result<usize, TryError> {
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
         assert!(offered > 0, "{:?} broken: the pump reads into nothing", Rule::L2);
@@ -187,17 +195,12 @@ impl Transport for Net {
         let wire = &mut self.wires[leg];
         let there = wire.to_relay.bytes.len();
         if there == 0 {
-            if let Some(failure) = wire.reset.take() {
-                wire.to_relay.fin = true;
-                self.told.push(Input::ReadFailed(leg, failure));
-                return Err(TryError::Failed(failure));
-            }
-            if wire.to_relay.fin || wire.gone {
-                self.told.push(Input::Eof(leg));
-                return Ok(0);
-            }
-            return Err(self.block(leg, true, false));
+            return match self.source_end(leg) {
+                Some(end) => end.map(|()| 0).map_err(TryError::Failed),
+                None => Err(self.block(leg, true, false)),
+            };
         }
+        self.check_lane(leg);
         let count = self.shorten(there.min(offered));
         let bytes = &mut self.wires[leg].to_relay.bytes;
         let mut left = count;
@@ -220,19 +223,9 @@ impl Transport for Net {
         assert!(offered > 0, "{:?} broken: the pump writes nothing", Rule::L2);
         self.wires[leg].took_all = false;
         self.begin(leg, false)?;
-        let wire = &mut self.wires[leg];
-        if let Some(failure) = write_failure(wire) {
-            self.told.push(Input::WriteFailed(leg, failure));
-            return Err(TryError::Failed(failure));
-        }
-        if wire.dead_end {
-            self.told.push(Input::WriteFailed(leg, Failure::WriteZero));
-            return Ok(0);
-        }
-        let room = wire.from_relay.room();
+        let room = self.room_to_write(leg)?;
         if room == 0 {
-            wire.wants_room = true;
-            return Err(self.block(leg, false, false));
+            return Ok(0);
         }
         let count = self.shorten(room.min(offered));
         self.wires[leg].from_relay.put(slices, count);
@@ -255,6 +248,147 @@ impl Transport for Net {
         wire.from_relay.fin = true;
         self.told.push(Input::ShutDown(leg));
         Ok(())
+    }
+
+    fn open_pipe(&mut self, source: Leg) -> bool {
+        if !self.lends {
+            return false;
+        }
+        if self.pipes[source].is_some() {
+            self.breaks(Rule::S2, &format!("{source}: a second pipe"));
+        }
+        let slots = 1 + self.rng.below(16);
+        self.pipes[source] = Some(Pipe { slot_limit: Some(slots), ..Pipe::default() });
+        true
+    }
+
+    fn fill_pipe(&mut self, source: Leg, most: usize) -> Result<Filled, TryError> {
+        assert!(most > 0, "{:?} broken: the pump moves nothing", Rule::L2);
+        let Some(mut pipe) = self.pipes[source].take() else {
+            self.breaks(Rule::S2, &format!("{source}: filled a pipe that it has not"));
+            return Ok(Filled::Unsupported);
+        };
+        let filled = self.fill(source, &mut pipe, most);
+        self.pipes[source] = Some(pipe);
+        filled
+    }
+
+    fn drain_pipe(&mut self, source: Leg, most: usize) -> Result<usize, TryError> {
+        let leg = source.other();
+        let Some(mut pipe) = self.pipes[source].take() else {
+            self.breaks(Rule::S2, &format!("{source}: drained a pipe that it has not"));
+            return Ok(0);
+        };
+        if most == 0 || most != pipe.bytes.len() {
+            self.breaks(Rule::S2, &format!("{source}: {most} bytes of {pipe:?} are asked for"));
+        }
+        if self.wires[leg].from_relay.fin {
+            self.breaks(Rule::S3, &format!("{leg}: written to after its FIN"));
+        }
+        self.wires[leg].took_all = false;
+        let drained = self.begin(leg, false).and_then(|()| self.room_to_write(leg)).map(|room| {
+            let count = if room == 0 { 0 } else { self.shorten(room.min(most)) };
+            let mut bytes = Vec::new();
+            pipe.take(count, &mut bytes);
+            if count > 0 {
+                self.wires[leg].from_relay.put(&[&bytes], count);
+                self.told.push(Input::Wrote(leg, count));
+            }
+            count
+        });
+        self.pipes[source] = Some(pipe);
+        drained
+    }
+
+    fn close_pipe(&mut self, source: Leg, left: usize) {
+        let there = self.pipes[source].take().map(|pipe| pipe.bytes.len());
+        if there != Some(left) {
+            self.breaks(Rule::S2, &format!("{source}: gives back a pipe with {left} bytes, of {there:?}"));
+        }
+    }
+}
+
+/// What reading and filling, writing and draining have in common.
+impl Net {
+    /// The end of a source that has no bytes left, and says it.
+    fn source_end(&mut self, leg: Leg) -> Option<Result<(), Failure>> {
+        let wire = &mut self.wires[leg];
+        if let Some(failure) = wire.reset.take() {
+            wire.to_relay.fin = true;
+            self.told.push(Input::ReadFailed(leg, failure));
+            return Some(Err(failure));
+        }
+        let over = wire.to_relay.fin || wire.gone;
+        if over {
+            self.told.push(Input::Eof(leg));
+        }
+        over.then_some(Ok(()))
+    }
+
+    /// How much the sink takes: at least one byte, or none because it is a dead end.
+    fn room_to_write(&mut self, leg: Leg) -> Result<usize, TryError> {
+        let wire = &mut self.wires[leg];
+        if let Some(failure) = write_failure(wire) {
+            self.told.push(Input::WriteFailed(leg, failure));
+            return Err(TryError::Failed(failure));
+        }
+        if wire.dead_end {
+            self.told.push(Input::WriteFailed(leg, Failure::WriteZero));
+            return Ok(0);
+        }
+        match wire.from_relay.room() {
+            0 => {
+                wire.wants_room = true;
+                Err(self.block(leg, false, false))
+            }
+            room => Ok(room),
+        }
+    }
+
+    /// S1: what is read to a buffer must not overtake what is in the pipe.
+    fn check_lane(&mut self, leg: Leg) {
+        if self.pipes[leg].as_ref().is_some_and(|pipe| !pipe.bytes.is_empty()) {
+            self.breaks(Rule::S1, &format!("{leg}: read past the bytes in its pipe"));
+        }
+    }
+
+    fn fill(&mut self, leg: Leg, pipe: &mut Pipe, most: usize) -> Result<Filled, TryError> {
+        let (known, holds) = (self.wires[leg].known.readable, !pipe.bytes.is_empty());
+        let began = self.begin(leg, true);
+        let full = pipe.slot_limit.is_some_and(|limit| pipe.slots.len() >= limit);
+        if holds && (began == Err(TryError::WouldBlock) || (began.is_ok() && full)) {
+            // it may be the pipe that takes no more: the source may have more all the same
+            self.wires[leg].known.readable = known;
+            self.told.push(Input::Full(leg));
+            return Err(TryError::WouldBlock);
+        }
+        began?;
+        if self.faults.no_splice {
+            return Ok(Filled::Unsupported);
+        }
+        if self.wires[leg].to_relay.bytes.is_empty() {
+            return match self.source_end(leg) {
+                Some(end) => end.map(|()| Filled::Moved(0)).map_err(TryError::Failed),
+                None if holds => {
+                    self.told.push(Input::Full(leg));
+                    Err(TryError::WouldBlock)
+                }
+                None => Err(self.block(leg, true, false)),
+            };
+        }
+        let mut moved = 0;
+        while moved < most && pipe.slot_limit.is_none_or(|limit| pipe.slots.len() < limit) {
+            let segment = self.shorten(most - moved);
+            let mut bytes = Vec::new();
+            let count = self.wires[leg].to_relay.take(segment, &mut bytes);
+            if count == 0 {
+                break;
+            }
+            pipe.put(&[&bytes], count);
+            moved += count;
+        }
+        self.told.push(Input::Read(leg, moved));
+        Ok(Filled::Moved(moved))
     }
 }
 

@@ -47,6 +47,10 @@ pub struct Faults {
     pub hasty: bool,
     /// Back is not whom the relay meant to reach.
     pub impostor: bool,
+    /// The transport has pipes to lend, now and then.
+    pub pipes: bool,
+    /// But can't use them.
+    pub no_splice: bool,
 }
 
 impl Faults {
@@ -80,6 +84,8 @@ impl Faults {
             stranger: on(5),
             hasty: on(3),
             impostor: on(5),
+            pipes: on(50),
+            no_splice: on(5),
         }
     }
 }
