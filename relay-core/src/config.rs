@@ -11,14 +11,18 @@ pub struct Config {
     pub capacity: PerLeg<usize>,
     /// Whether a leg has a handshake to complete before anything may move.
     pub secure: PerLeg<bool>,
-    /// From when Back may be dialed until it is connected.
+    /// From when it is Back's turn to be dialed until it is connected. Where there is no order to
+    /// keep, its turn comes as soon as Front is up.
     pub dial_timeout: Option<Duration>,
     /// From when a leg is connected until it is secured.
     pub secure_timeout: Option<Duration>,
     /// Without progress in either direction. Off by default: a paused migration is silent for hours
     /// and a healthy one has directions that never speak.
     pub idle_timeout: Option<Duration>,
-    /// Without progress once one direction is over. Progress resets it.
+    /// Without progress once one direction is over and nothing is buffered any more. Progress resets
+    /// it. A peer that takes nothing of what waits for it is no business of this timer: what is
+    /// buffered may be the end of a complete answer ([`idle_timeout`](Self::idle_timeout) ends that,
+    /// where it is set, and on TCP the kernel does).
     pub half_open_timeout: Option<Duration>,
     /// From accept to end, whatever happens.
     pub max_lifetime: Option<Duration>,

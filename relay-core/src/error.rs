@@ -37,6 +37,11 @@ pub enum Failure {
     Rejected,
     /// The peer ended the session with this fatal alert (RFC 8446 section 6.2).
     Alert(u8),
+    /// The peer had to make room for others before it had proved who it is
+    /// ([`Gate`](crate::admission::Gate)).
+    Evicted,
+    /// The peer closed the connection in both directions before anything could be relayed.
+    HungUp,
     /// A key may not protect any more bytes and could not be renewed (RFC 8446 section 5.5).
     KeyExhausted,
     /// A write took nothing although bytes were offered.
@@ -61,8 +66,14 @@ impl Failure {
             | Self::Busy
             | Self::Exhausted
             | Self::WriteZero
+            | Self::HungUp
             | Self::Os(_) => true,
-            Self::Truncated | Self::Protocol | Self::Rejected | Self::Alert(_) | Self::KeyExhausted => false,
+            Self::Evicted
+            | Self::Truncated
+            | Self::Protocol
+            | Self::Rejected
+            | Self::Alert(_)
+            | Self::KeyExhausted => false,
         }
     }
 }
@@ -84,6 +95,8 @@ impl fmt::Display for Failure {
             Self::Rejected => "rejected",
             Self::KeyExhausted => "key-exhausted",
             Self::WriteZero => "write-zero",
+            Self::Evicted => "evicted",
+            Self::HungUp => "hung-up",
             Self::Alert(code) => return write!(f, "alert-{code}"),
             Self::Os(number) => return write!(f, "errno-{number}"),
         };

@@ -390,6 +390,8 @@ pub(crate) struct Link<C> {
     pub(crate) burst: usize,
     /// Where the flow that is read from here has its bytes.
     pub(crate) lane: Lane,
+    /// Something has come.
+    pub(crate) heard: bool,
 }
 
 /// The first read's size, and the least.
@@ -406,6 +408,7 @@ impl<C: Codec> Link<C> {
             appetite: LEAST_APPETITE,
             burst: 0,
             lane: Lane::Queue,
+            heard: false,
         }
     }
 
@@ -416,6 +419,7 @@ impl<C: Codec> Link<C> {
     /// A read was offered `offered` bytes and got `count`.
     pub(crate) fn on_read(&mut self, offered: usize, count: usize) {
         self.burst += count;
+        self.heard = true;
         if count == offered {
             self.appetite = (self.appetite * 4).min(LARGEST);
         }

@@ -104,6 +104,22 @@ pub trait Transport {
     fn close_pipe(&mut self, source: Leg, left: usize) {
         let _ = (source, left);
     }
+
+    /// Whether a read would give bytes, as recv(2) with `MSG_PEEK` tells. Only asked once the leg has
+    /// [`hung_up`](Ready::hung_up); whoever never says so need not answer.
+    ///
+    /// # Errors
+    /// See [`TryError`].
+    fn has_unread(&mut self, _leg: Leg) -> Result<bool, TryError> {
+        Ok(true)
+    }
+
+    /// Why the connection is dead (`SO_ERROR`), if it is for a failure. Only asked once the leg has
+    /// [`hung_up`](Ready::hung_up) and everything from it was read; whoever never says so need not
+    /// answer.
+    fn take_error(&mut self, _leg: Leg) -> Option<Failure> {
+        None
+    }
 }
 
 /// What is known of a transport's readiness. A runtime sets a bit when it sees the edge (and both at
@@ -114,11 +130,16 @@ pub struct Ready {
     pub readable: bool,
     /// A write may take something.
     pub writable: bool,
+    /// **Both** directions are over (EPOLLHUP, EPOLLERR): what has come can still be read, and nobody
+    /// is there to write to. Not to be set for a peer that has only ended its own direction
+    /// (EPOLLRDHUP): it waits for its answer. A runtime that can't tell the difference leaves it
+    /// unset; then a hang-up is noticed by the next write.
+    pub hung_up: bool,
 }
 
 impl Ready {
     /// Nothing is known to block.
-    pub const BOTH: Self = Self { readable: true, writable: true };
+    pub const BOTH: Self = Self { readable: true, writable: true, hung_up: false };
 }
 
 /// Why the pump stopped.
@@ -144,6 +165,9 @@ pub fn pump<C: Codec, T: Transport>(
     let mut turn = Turn { relay, io, ready, pool, now, moved: 0 };
     loop {
         let mut progress = false;
+        for leg in Leg::BOTH {
+            progress |= turn.look_at_hang_up(leg);
+        }
         for leg in Leg::BOTH {
             progress |= turn.send(leg);
         }
@@ -269,6 +293,47 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
         self.close_pipe(leg.other());
         self.tell(Input::WriteFailed(leg, failure));
         true
+    }
+}
+
+/// Hanging up. What a peer sent before it hung up is read like everything else, and then its end or
+/// its failure; here is what reading does not tell.
+impl<C: Codec, T: Transport> Turn<'_, C, T> {
+    /// Whether anything changed.
+    fn look_at_hang_up(&mut self, leg: Leg) -> bool {
+        if !self.ready[leg].hung_up || !self.session().is_up(leg) {
+            return false;
+        }
+        if self.session().is_up(leg.other()) { self.look_for_reset(leg) } else { self.look_for_nobody(leg) }
+    }
+
+    /// The backend is not there yet, and perhaps need not be: nothing came, and nobody is there to
+    /// take an answer.
+    fn look_for_nobody(&mut self, leg: Leg) -> bool {
+        if self.relay.links[leg].inbound.held() > 0 {
+            return false;
+        }
+        let failure = match self.io.has_unread(leg) {
+            Ok(false) => Failure::HungUp,
+            Err(TryError::Failed(failure)) => failure,
+            Ok(true) | Err(TryError::WouldBlock | TryError::Interrupted) => return false,
+        };
+        self.tell(Input::ReadFailed(leg, failure));
+        true
+    }
+
+    /// Everything from the leg was read, its end included, and nothing is to be written to it now that
+    /// would show that it was reset since.
+    fn look_for_reset(&mut self, leg: Leg) -> bool {
+        let reads = matches!(self.session().phase(leg), Phase::Open | Phase::Discarding);
+        if reads || self.relay.links[leg].write_over || self.relay.session.outcome().is_some() {
+            return false;
+        }
+        self.ready[leg].hung_up = false;
+        match self.io.take_error(leg) {
+            Some(failure) => self.write_failed(leg, failure),
+            None => false,
+        }
     }
 }
 

@@ -57,6 +57,24 @@ impl<C: Codec> Relay<C> {
         self.links.back.codec = Some(back);
     }
 
+    /// Others are dialed before Back is, so the dial clock stands. Does nothing unless Back is wanted.
+    pub fn queued(&mut self, now: Instant) {
+        if self.wants_connect() {
+            self.session.handle(now, Input::Queued);
+        }
+    }
+
+    /// It is Back's turn to be dialed, and it counts as so from `since`
+    /// ([`Order::since`](crate::admission::Order::since)). Does nothing unless Back is wanted.
+    ///
+    /// # Panics
+    /// If that lies in the future.
+    pub fn turn(&mut self, now: Instant, since: Instant) {
+        if self.wants_connect() {
+            self.session.handle(now, Input::Turn(since));
+        }
+    }
+
     /// A leg could not be brought up and no further try is made.
     pub fn setup_failed(&mut self, now: Instant, leg: Leg, failure: Failure) {
         self.session.handle(now, Input::ReadFailed(leg, failure));
@@ -100,6 +118,12 @@ impl<C: Codec> Relay<C> {
     #[must_use]
     pub fn codec(&self, leg: Leg) -> Option<&C> {
         self.links[leg].codec.as_ref()
+    }
+
+    /// Whether anything has ever come from a leg.
+    #[must_use]
+    pub fn has_heard(&self, leg: Leg) -> bool {
+        self.links[leg].heard
     }
 
     /// Bytes in this relay's buffers, wire bytes included.

@@ -24,6 +24,11 @@ use crate::time::Instant;
 pub enum Input {
     /// The leg is connected ([`Demand::connect`]). Back's only: Front was accepted.
     Connected(Leg),
+    /// Others are dialed before Back is: the dial clock stands until its turn ([`Demand::connect`]).
+    Queued,
+    /// It is Back's turn to be dialed, and it counts as so since then: the dial clock's beginning
+    /// ([`Demand::connect`]).
+    Turn(Instant),
     /// The leg's handshake is complete and its peer authenticated ([`Demand::secure`]).
     Secured(Leg),
     /// So many bytes were read, 1 to [`Demand::read`].
@@ -60,13 +65,13 @@ pub enum Stop {
 /// Which clock is running.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Timer {
-    /// Back is not connected in time.
+    /// Back is not connected in time, counted from its turn.
     Dial,
     /// The leg's handshake takes too long.
     Secure(Leg),
     /// No progress for too long.
     Idle,
-    /// One direction is over and the other makes no progress.
+    /// One direction is over, everything is flushed, and the other makes no progress.
     HalfOpen,
     /// An answered peer was given its time to stop uploading.
     Linger,
@@ -211,7 +216,8 @@ enum Reach {
     /// Back, while Front is not authenticated: it must not be touched.
     Held,
     Dialing {
-        since: Instant,
+        /// When the dial clock began; it stands while others are dialed first.
+        since: Option<Instant>,
     },
     Securing {
         since: Instant,
@@ -250,7 +256,7 @@ impl Session {
         let legs = if config.secure.front {
             PerLeg::new(Reach::Securing { since: now }, Reach::Held)
         } else {
-            PerLeg::new(Reach::Up, Reach::Dialing { since: now })
+            PerLeg::new(Reach::Up, Reach::Dialing { since: Some(now) })
         };
         Self {
             config,
@@ -276,6 +282,11 @@ impl Session {
         assert!(now >= self.progress, "contract: time never runs back");
         match input {
             Input::Connected(leg) => self.on_connected(now, leg),
+            Input::Queued => self.on_dial_clock(None),
+            Input::Turn(since) => {
+                assert!(since <= now, "contract: a turn begins in the past");
+                self.on_dial_clock(Some(since));
+            }
             Input::Secured(leg) => self.on_secured(now, leg),
             Input::Read(leg, count) => self.on_read(now, leg, count),
             Input::Eof(leg) => self.on_eof(now, leg),
@@ -308,11 +319,16 @@ impl Session {
         self.progress = now;
     }
 
+    fn on_dial_clock(&mut self, since: Option<Instant>) {
+        assert!(self.demand(Leg::Back).connect, "contract: Queued and Turn only while Back is to be dialed");
+        self.legs.back = Reach::Dialing { since };
+    }
+
     fn on_secured(&mut self, now: Instant, leg: Leg) {
         assert!(self.demand(leg).secure, "contract: Secured only when demanded, and once");
         self.legs[leg] = Reach::Up;
         if self.legs.back == Reach::Held {
-            self.legs.back = Reach::Dialing { since: now };
+            self.legs.back = Reach::Dialing { since: Some(now) };
         }
         self.progress = now;
     }
@@ -475,7 +491,7 @@ impl Session {
         let config = &self.config;
         let after = |since: Instant, timeout: Option<Duration>, timer| timeout.map(|t| (since + t, timer));
         let leg_timer = |leg| match self.legs[leg] {
-            Reach::Dialing { since } => after(since, config.dial_timeout, Timer::Dial),
+            Reach::Dialing { since } => after(since?, config.dial_timeout, Timer::Dial),
             Reach::Securing { since } => after(since, config.secure_timeout, Timer::Secure(leg)),
             Reach::Held | Reach::Up => None,
         };
@@ -498,12 +514,14 @@ impl Session {
         .min()
     }
 
-    /// One direction is over, or its source is gone, and the session is not.
+    /// One direction is over, or its source is gone, and the other one has nothing under way: whoever
+    /// takes his time with what is buffered for him is slow, and not gone.
     fn is_half_open(&self) -> bool {
-        Leg::BOTH.iter().any(|leg| match self.flows[*leg].phase() {
+        let over = Leg::BOTH.iter().any(|leg| match self.flows[*leg].phase() {
             Phase::Open | Phase::Ended => false,
             Phase::Cut | Phase::Discarding | Phase::Shut | Phase::Broken => true,
-        })
+        });
+        over && Leg::BOTH.iter().all(|leg| self.flows[*leg].buffered() == 0)
     }
 
     /// The leg that has its answer and its FIN and still uploads.

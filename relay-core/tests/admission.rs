@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use relay_core::Instant;
-use relay_core::admission::{Gate, Limits, ListenerId, Order, Peers};
+use relay_core::admission::{Gate, Limits, ListenerId, Order, Peers, Stranger};
 use relay_core::testing::admission::{DialScene, GateScene, LingerScene, Mutant, OrderScene, Scene, explore};
 
 #[test]
 fn every_reachable_state_keeps_every_rule() {
     println!("{}", show("gate", GateScene::new(Mutant::None)));
     println!("{}", show("gate, calm", GateScene::calm(Mutant::None)));
+    println!("{}", show("gate, crowded", GateScene::crowded(Mutant::None)));
     println!("{}", show("order", OrderScene::new(Mutant::None)));
     for seed in 0..16 {
         if let Err(violation) = explore(DialScene::new(seed)) {
@@ -28,7 +29,7 @@ fn every_reachable_state_keeps_every_rule() {
 fn show(name: &str, scene: impl Scene) -> String {
     let start = std::time::Instant::now();
     match explore(scene) {
-        Ok(states) => format!("{name:10} {states:7} states {:6.2} s", start.elapsed().as_secs_f64()),
+        Ok(states) => format!("{name:13} {states:7} states {:6.2} s", start.elapsed().as_secs_f64()),
         Err(violation) => panic!("{violation}"),
     }
 }
@@ -82,7 +83,7 @@ struct Kernel {
     waiting: [usize; 4],
     descriptors: usize,
     open: usize,
-    strangers: usize,
+    strangers: Vec<Stranger>,
     served: usize,
 }
 
@@ -99,17 +100,15 @@ impl Kernel {
                 self.waiting[listener.0] -= 1;
                 self.open += 1;
                 self.served += 1;
-                self.strangers += usize::from(listener.0 >= 2);
-                gate.accepted(listener);
+                self.strangers.extend(gate.accepted(now, listener));
             }
         }
     }
 
     fn close(&mut self, gate: &mut Gate) {
         if self.open > 0 {
-            let stranger = self.strangers == self.open;
+            let stranger = if self.strangers.len() == self.open { self.strangers.pop() } else { None };
             self.open -= 1;
-            self.strangers -= usize::from(stranger);
             gate.closed(stranger);
         }
     }
@@ -131,7 +130,7 @@ proptest! {
             gate.add(ListenerId(listener), if listener < 2 { Peers::Known } else { Peers::Strangers });
         }
         let mut kernel =
-            Kernel { waiting: [0; 4], descriptors: 12, open: 0, strangers: 0, served: 0 };
+            Kernel { waiting: [0; 4], descriptors: 12, open: 0, strangers: vec![], served: 0 };
         let mut now = Instant::ZERO;
         let mut connected = 0;
         for event in life {
@@ -143,16 +142,16 @@ proptest! {
                     gate.readable(ListenerId(listener));
                 }
                 Happens::Close => kernel.close(&mut gate),
-                Happens::Prove if kernel.strangers > 0 => {
-                    kernel.strangers -= 1;
-                    gate.authenticated();
+                Happens::Prove => {
+                    if let Some(stranger) = kernel.strangers.pop() {
+                        gate.authenticated(stranger);
+                    }
                 }
-                Happens::Prove => {}
                 Happens::TakeDescriptors(left) => kernel.descriptors = usize::from(left),
                 Happens::Turn => kernel.turn(&mut gate, now),
             }
-            prop_assert!(kernel.open <= sessions && kernel.strangers <= strangers);
-            prop_assert_eq!((gate.sessions(), gate.strangers()), (kernel.open, kernel.strangers));
+            prop_assert!(kernel.open <= sessions && kernel.strangers.len() <= strangers);
+            prop_assert_eq!((gate.sessions(), gate.strangers()), (kernel.open, kernel.strangers.len()));
         }
         // healing: descriptors come back, sessions end, and no edge will say so
         kernel.descriptors = 12;

@@ -41,7 +41,9 @@ const fn moves(action: Action) -> bool {
             | Input::ShutDown(_)
             | Input::ReadFailed(..)
             | Input::WriteFailed(..)
-            | Input::Stop(_) => false,
+            | Input::Stop(_)
+            | Input::Queued
+            | Input::Turn(_) => false,
         },
         Action::AlmostExpire => true,
         Action::Expire => false,
@@ -58,7 +60,7 @@ proptest! {
         (faults, full, stops) in (any::<bool>(), any::<bool>(), any::<bool>()),
         life in prop::collection::vec((any::<prop::sample::Index>(), 0..100_u8), 1..150),
     ) {
-        let scope = Scope { bytes: PerLeg::new(bytes.0, bytes.1), faults, full, stops, ticks: 3 };
+        let scope = Scope { bytes: PerLeg::new(bytes.0, bytes.1), faults, full, stops, ticks: 3, queues: stops };
         let mut world = World::new(config, scope);
         for (choice, daring) in life {
             let mut actions = world.actions();

@@ -5,7 +5,7 @@ use std::fmt::{Debug, Display};
 use relay_core::admission::Shut;
 use relay_core::{Close, EndReason, Failure, FlowEnd, Leg, Outcome, PerLeg, Timer};
 
-const FAILURES: [(Failure, &str); 16] = [
+const FAILURES: [(Failure, &str); 18] = [
     (Failure::Reset, "reset"),
     (Failure::BrokenPipe, "broken-pipe"),
     (Failure::TimedOut, "unresponsive"),
@@ -21,6 +21,8 @@ const FAILURES: [(Failure, &str); 16] = [
     (Failure::Alert(42), "alert-42"),
     (Failure::KeyExhausted, "key-exhausted"),
     (Failure::WriteZero, "write-zero"),
+    (Failure::Evicted, "evicted"),
+    (Failure::HungUp, "hung-up"),
     (Failure::Os(-7), "errno--7"),
 ];
 

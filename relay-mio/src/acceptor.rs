@@ -9,6 +9,7 @@ use relay_core::admission::ListenerId;
 use relay_core::{Instant, Stop};
 use relay_node::acceptor::{self, Accepted, Host, Report, Which};
 use relay_node::listen::Listener;
+use relay_node::sessions::SessionId;
 use relay_node::{ServeError, Server};
 
 use crate::mail::{Mailbox, Sender, ToAcceptor, ToWorker};
@@ -66,8 +67,12 @@ impl Host for Loops {
         }
     }
 
-    fn dial(&mut self, (worker, id): Address) {
-        self.desks[worker].mail.send(ToWorker::Dial(id));
+    fn dial(&mut self, (worker, id): Address, since: Instant) {
+        self.desks[worker].mail.send(ToWorker::Dial(id, since));
+    }
+
+    fn evict(&mut self, session: SessionId) {
+        self.tell_all(|| ToWorker::Evict(session));
     }
 
     fn stop(&mut self, stop: Stop) {

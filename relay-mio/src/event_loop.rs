@@ -150,10 +150,12 @@ impl EventLoop {
     }
 }
 
-/// Ends and errors count as readiness of both kinds: reading or writing tells which it is.
+/// Ends and errors count as readiness of both kinds: reading or writing tells which it is. EPOLLHUP
+/// means that both directions are over, EPOLLERR that the connection is dead.
 fn edge(event: &Event) -> Ready {
     Ready {
         readable: event.is_readable() || event.is_read_closed() || event.is_error(),
         writable: event.is_writable() || event.is_write_closed() || event.is_error(),
+        hung_up: event.is_write_closed() || event.is_error(),
     }
 }

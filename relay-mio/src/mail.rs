@@ -5,8 +5,9 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mio::Waker;
-use relay_core::Stop;
+use relay_core::{Instant, Stop};
 use relay_node::acceptor::{Accepted, Report, Which};
+use relay_node::sessions::SessionId;
 
 use crate::acceptor::Address;
 use crate::token::Id;
@@ -78,8 +79,10 @@ fn lock<T>(queue: &Mutex<VecDeque<T>>) -> MutexGuard<'_, VecDeque<T>> {
 pub(crate) enum ToWorker {
     /// A connection that is yours from now on.
     Accepted(Box<Accepted>),
-    /// It is this one's turn to be dialed.
-    Dial(Id),
+    /// It is this one's turn to be dialed, and counts as so since then.
+    Dial(Id, Instant),
+    /// This one has to make room for others.
+    Evict(SessionId),
     /// The operator's wish, for these sessions.
     Abort(Which),
     /// The operator's wish, for every session.

@@ -13,6 +13,7 @@ use relay_node::closing::{self, Closing};
 use relay_node::failure::failure;
 use relay_node::live::{Desk, Live};
 use relay_node::pipes::Stock;
+use relay_node::sessions::SessionId;
 use relay_node::timers::{Armed, Timers};
 use relay_node::{Observer, Served};
 use slab::Slab;
@@ -169,7 +170,8 @@ impl Worker {
         for message in messages {
             match message {
                 ToWorker::Accepted(accepted) => self.add(*accepted),
-                ToWorker::Dial(id) => self.with_live(id, |live, cx| live.may_dial(cx)),
+                ToWorker::Dial(id, since) => self.with_live(id, |live, cx| live.may_dial(since, cx)),
+                ToWorker::Evict(session) => self.evict(session),
                 ToWorker::Abort(which) => self.abort(which),
                 ToWorker::Stop(stop) => self.stop(stop),
                 ToWorker::Quit => self.quit = true,
@@ -285,6 +287,16 @@ impl Worker {
             self.slots.iter().filter(|(_, slot)| slot.state.is(which)).map(|(_, slot)| slot.id).collect();
         for id in ids {
             self.with_live(id, |live, _| live.stop(now, Stop::Abort));
+        }
+    }
+
+    /// Has a stranger make room for others.
+    fn evict(&mut self, session: SessionId) {
+        let now = self.cx.clock.now();
+        let which = Which::Session(session);
+        let found = self.slots.iter().find(|(_, slot)| slot.state.is(which)).map(|(_, slot)| slot.id);
+        if let Some(id) = found {
+            self.with_live(id, |live, _| live.evict(now));
         }
     }
 

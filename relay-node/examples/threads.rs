@@ -153,7 +153,8 @@ fn run(shared: &Shared<'_>, seat: &Seat, front: Socket) {
     let (plan, since) = (seat.plan(), seat.since());
     let mut relay = Relay::new(*plan.config(), plan.front_codec(), since);
     let mut sockets = Sockets { front, back: None };
-    let mut dial = Dial { dialer: Dialer::new(plan.backend().addresses(), 0), begun: None };
+    let mut dial =
+        Dial { dialer: Dialer::new(plan.backend().addresses(), plan.config().dial_timeout, 0), begun: None };
     let (mut ready, mut pool, mut told) = (PerLeg::both(Ready::BOTH), Pool::new(1 << 20), None);
     loop {
         let now = shared.now();
@@ -214,13 +215,16 @@ struct Dial {
 impl Dial {
     fn go_on(&mut self, relay: &mut Relay<NodeCodec>, plan: &Plan, sockets: &mut Sockets, now: Instant) {
         self.dialer.handle_timeout(now);
+        if self.dialer.trying().is_none() {
+            self.begun = None;
+        }
         let result = if let Some(socket) = self.begun.take() {
             finish_connect(&socket)
                 .map(|done| if done { Dialing::Connected(socket) } else { Dialing::InProgress(socket) })
         } else if let Some(index) = self.dialer.wants_dial() {
             let result = plan.backend().target(index).and_then(|target| start_connect(&target));
             if matches!(result, Ok(Dialing::InProgress(_))) {
-                self.dialer.started();
+                self.dialer.started(now);
             }
             result
         } else {
@@ -271,6 +275,7 @@ impl Sockets {
             Ready {
                 readable: before.readable || over || seen.contains(PollFlags::IN),
                 writable: before.writable || over || seen.contains(PollFlags::OUT),
+                ..before
             }
         };
         let back = if self.back.is_some() { after(before.back, fds.get(1)) } else { Ready::BOTH };

@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use relay_core::admission::{Gate, ListenerId, Order, Ticket};
+use relay_core::admission::{Gate, ListenerId, Order, Stranger, Ticket};
 use relay_core::{Instant, Stop};
 use socket2::Socket;
 
 use crate::clock::Clock;
 use crate::control::{Command, Commands, Sessions};
+use crate::crowd::Crowd;
 use crate::endpoint::Endpoint;
 use crate::failure::is_of_one_connection;
 use crate::listen::Listener;
@@ -39,8 +40,13 @@ pub trait Host {
     /// Has a session begin for somebody who was accepted.
     fn begin(&mut self, accepted: Accepted);
 
-    /// Tells a session that its turn to be dialed has come.
-    fn dial(&mut self, session: Self::Address);
+    /// Tells a session that its turn to be dialed has come, and counts as so since then
+    /// ([`Relay::turn`](relay_core::Relay::turn)).
+    fn dial(&mut self, session: Self::Address, since: Instant);
+
+    /// Tells a session, wherever it is, that it has to make room for others, unless its front has just
+    /// proved who it is ([`Failure::Evicted`](relay_core::Failure::Evicted)).
+    fn evict(&mut self, session: SessionId);
 
     /// Tells every session to stop.
     fn stop(&mut self, stop: Stop);
@@ -87,26 +93,34 @@ pub struct Accepted {
     pub seat: Seat,
     /// When it may be dialed through.
     pub place: Place,
+    /// Its name until it has proved who it is; `None` if it need not.
+    pub stranger: Option<Stranger>,
 }
 
 /// What a session has to tell the acceptor.
 #[derive(Clone, Copy, Debug)]
 pub enum Report<A> {
-    /// It may be dialed as far as its front is concerned.
+    /// It may be dialed as far as its front is concerned; its dial clock stands meanwhile
+    /// ([`Relay::queued`](relay_core::Relay::queued)).
     Ready {
         /// Where it is to be told that its turn has come.
         session: A,
         /// Its place.
         place: Place,
     },
-    /// It is connected or closed: those behind it need not wait for it. Exactly once for each.
+    /// It is connected: those behind it need not wait for it. Either this or [`Left`](Self::Left)
+    /// exactly once for each.
+    Connected(Place),
+    /// It is closed, and never was connected.
     Left(Place),
+    /// The first bytes of its front have come.
+    Spoke(Stranger),
     /// Its front proved who it is.
-    Authenticated,
+    Authenticated(Stranger),
     /// Its descriptors are free. The last report, exactly once for each.
     Closed {
         /// Its front never proved who it is, and had to.
-        stranger: bool,
+        stranger: Option<Stranger>,
     },
     /// There was no descriptor for its backend.
     Exhausted,
@@ -116,6 +130,8 @@ pub enum Report<A> {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Alarm {
     Gate,
+    /// Something is to be logged.
+    Crowd,
     /// The order of this listener's fronts.
     Order(ListenerId),
 }
@@ -146,6 +162,10 @@ pub struct Acceptor<H: Host> {
     clock: Clock,
     gate: Gate,
     gate_armed: Armed,
+    /// Those who have not proved who they are.
+    strangers: BTreeMap<Stranger, SessionId>,
+    crowd: Crowd,
+    crowd_armed: Armed,
     /// By the listener's number. Numbers are given again.
     entrances: Vec<Option<Entrance<H::Address>>>,
     free: Vec<ListenerId>,
@@ -172,6 +192,9 @@ impl<H: Host> Acceptor<H> {
             server,
             host,
             gate_armed: Armed::default(),
+            strangers: BTreeMap::new(),
+            crowd: Crowd::default(),
+            crowd_armed: Armed::default(),
             entrances: Vec::new(),
             free: Vec::new(),
             numbers: BTreeMap::new(),
@@ -317,27 +340,44 @@ impl<H: Host> Acceptor<H> {
         match report {
             Report::Ready { session, place } => {
                 if let Some(entrance) = &mut self.entrances[place.listener.0] {
-                    entrance.order.ready(self.clock.now(), place.ticket);
+                    if entrance.order.ready(self.clock.now(), place.ticket) {
+                        self.server.observer.order_broken(entrance.plan.listen(), Order::WINDOW);
+                    }
                     entrance.waiting.insert(place.ticket, session);
                     self.advance(place.listener);
                 }
             }
-            Report::Left(place) => {
-                if let Some(entrance) = &mut self.entrances[place.listener.0] {
-                    entrance.order.left(place.ticket);
-                    entrance.waiting.remove(&place.ticket);
-                    entrance.places -= 1;
-                    self.advance(place.listener);
-                    self.forget(place.listener);
-                }
+            Report::Connected(place) => {
+                let now = self.clock.now();
+                self.leave(place, |order| order.connected(now, place.ticket));
             }
-            Report::Authenticated => self.gate.authenticated(),
-            Report::Closed { stranger } => self.gate.closed(stranger),
+            Report::Left(place) => self.leave(place, |order| order.left(place.ticket)),
+            Report::Spoke(stranger) => self.gate.spoke(stranger),
+            Report::Authenticated(stranger) => {
+                self.strangers.remove(&stranger);
+                self.gate.authenticated(stranger);
+            }
+            Report::Closed { stranger } => {
+                if let Some(stranger) = stranger {
+                    self.strangers.remove(&stranger);
+                }
+                self.gate.closed(stranger);
+            }
             Report::Exhausted => {
                 self.reserve = None;
                 self.gate.exhausted(self.clock.now());
                 self.arm_gate();
             }
+        }
+    }
+
+    fn leave(&mut self, place: Place, leave: impl FnOnce(&mut Order)) {
+        if let Some(entrance) = &mut self.entrances[place.listener.0] {
+            leave(&mut entrance.order);
+            entrance.waiting.remove(&place.ticket);
+            entrance.places -= 1;
+            self.advance(place.listener);
+            self.forget(place.listener);
         }
     }
 
@@ -348,8 +388,11 @@ impl<H: Host> Acceptor<H> {
         let turn = entrance.order.turn();
         if turn != entrance.told {
             entrance.told = turn;
-            if let Some(session) = turn.and_then(|ticket| entrance.waiting.get(&ticket)) {
-                self.host.dial(*session);
+            if let Some(ticket) = turn
+                && let (Some(session), Some(since)) =
+                    (entrance.waiting.get(&ticket), entrance.order.since(ticket))
+            {
+                self.host.dial(*session, since);
             }
         }
         let deadline = entrance.order.next_timeout();
@@ -365,6 +408,10 @@ impl<H: Host> Acceptor<H> {
                         self.gate.handle_timeout(now);
                     }
                 }
+                Alarm::Crowd => {
+                    // it is looked at in any case
+                    self.crowd_armed.fires(at);
+                }
                 Alarm::Order(number) => {
                     let entrance = &mut self.entrances[number.0];
                     if entrance.as_mut().is_some_and(|entrance| entrance.armed.fires(at)) {
@@ -374,10 +421,28 @@ impl<H: Host> Acceptor<H> {
             }
         }
         self.gate.begin_turn();
-        while let Some(number) = self.gate.wants_accept() {
-            self.accept(number, now);
+        loop {
+            while let Some(number) = self.gate.wants_accept() {
+                self.accept(number, now);
+            }
+            let Some(stranger) = self.gate.wants_evicted(now) else { break };
+            self.gate.evicted(stranger);
+            if let Some(session) = self.strangers.remove(&stranger) {
+                self.host.evict(session);
+            }
+            self.crowd.evicted += 1;
         }
+        self.watch_crowd(now);
         self.arm_gate();
+    }
+
+    /// Logs what the limits keep out, a line in a while however much it is.
+    fn watch_crowd(&mut self, now: Instant) {
+        self.crowd.look(self.gate.held_up());
+        if let Some(report) = self.crowd.report(now) {
+            self.server.observer.crowded(&report);
+        }
+        self.timers.arm(Alarm::Crowd, &mut self.crowd_armed, self.crowd.next_report());
     }
 
     fn arm_gate(&mut self) {
@@ -398,14 +463,17 @@ impl<H: Host> Acceptor<H> {
         });
         match accepted {
             Ok((socket, peer, reserve)) => {
-                self.gate.accepted(number);
+                let stranger = self.gate.accepted(now, number);
                 entrance.places += 1;
                 let place = Place { listener: number, ticket: entrance.order.accepted() };
                 let seat = self.server.sessions.enter(entrance.id, Arc::clone(&entrance.plan), peer, now);
+                if let Some(stranger) = stranger {
+                    self.strangers.insert(stranger, seat.id());
+                }
                 if let Some(listen) = self.paused.take() {
                     self.server.observer.accept_resumed(&listen);
                 }
-                self.host.begin(Accepted { socket, reserve, seat, place });
+                self.host.begin(Accepted { socket, reserve, seat, place, stranger });
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.gate.drained(number),
             Err(error) if is_of_one_connection(&error) => self.gate.skipped(number),

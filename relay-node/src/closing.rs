@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay_core::admission::{Linger, Lingering};
+use relay_core::admission::{Linger, Lingering, Stranger};
 use relay_core::{Close, Instant, Leg, Outcome, PerLeg, Stop};
 use socket2::Socket;
 
@@ -35,7 +35,7 @@ pub struct Closing {
     /// Until its descriptors are free.
     _seat: Arc<Seat>,
     /// The session's front had to prove who it is, and never did.
-    pub stranger: bool,
+    pub stranger: Option<Stranger>,
     legs: PerLeg<Option<Leaving>>,
 }
 
@@ -50,7 +50,7 @@ impl Closing {
     /// Closes what can be closed at once.
     pub fn new(
         seat: Arc<Seat>,
-        stranger: bool,
+        stranger: Option<Stranger>,
         mut sockets: PerLeg<Option<Arc<Socket>>>,
         outcome: Option<&Outcome>,
         now: Instant,

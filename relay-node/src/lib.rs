@@ -27,6 +27,7 @@ pub mod clock;
 pub mod closing;
 pub mod codec;
 pub mod control;
+pub mod crowd;
 mod demo;
 mod descriptors;
 pub mod endpoint;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use relay_core::admission::Dialer;
+use relay_core::admission::{Dialer, Stranger};
 use relay_core::{Failure, Instant, Leg, Outcome, PerLeg, Pumped, Ready, Relay, Stop, pump};
 use socket2::Socket;
 
@@ -81,7 +81,9 @@ pub struct Live {
     /// Its backend's, between dials.
     reserve: Option<Reserve>,
     /// Its front has to prove who it is, and has not yet.
-    stranger: bool,
+    stranger: Option<Stranger>,
+    /// It has said something, and the acceptor was told.
+    spoke: bool,
     /// From when Back is wanted until it is connected.
     dial: Option<Box<Dial>>,
     /// The operator drains.
@@ -91,13 +93,14 @@ pub struct Live {
 impl Live {
     /// A session for a connection just accepted; it is to be pumped at once.
     pub fn new(accepted: Accepted, cx: &mut impl Desk) -> Self {
-        let Accepted { socket, reserve, seat, place } = accepted;
+        let Accepted { socket, reserve, seat, place, stranger } = accepted;
         let (plan, since) = (seat.plan(), seat.since());
         let relay = Relay::new(*plan.config(), plan.front_codec(), since);
         let socket = Arc::new(socket);
         let registered = cx.register(Leg::Front, &socket);
         let mut live = Self {
-            stranger: relay.session().config().secure.front,
+            stranger,
+            spoke: false,
             relay,
             io: Sockets::new(socket),
             // A first try costs little, and what was sent along with the SYN is there already.
@@ -120,10 +123,13 @@ impl Live {
             if edge.writable && dial.under_way.is_some() {
                 self.on_dialed(cx);
             }
-            return;
+            if self.dial.is_some() {
+                return; // of a socket that is not this leg's, or not any more
+            }
         }
         self.ready[leg].readable |= edge.readable;
         self.ready[leg].writable |= edge.writable;
+        self.ready[leg].hung_up |= edge.hung_up;
     }
 
     /// Whatever timer is due fires.
@@ -131,7 +137,18 @@ impl Live {
         self.relay.handle_timeout(now);
         if let Some(dial) = &mut self.dial {
             dial.dialer.handle_timeout(now);
+            if dial.dialer.trying().is_none() && dial.under_way.take().is_some() {
+                cx.forget(Leg::Back);
+                self.after_failure(now);
+            }
             self.try_dial(cx);
+        }
+    }
+
+    /// It has to make room for others, unless its peer has just proved who it is.
+    pub fn evict(&mut self, now: Instant) {
+        if !self.relay.session().is_up(Leg::Front) {
+            self.relay.setup_failed(now, Leg::Front, Failure::Evicted);
         }
     }
 
@@ -176,19 +193,28 @@ impl Live {
         let mut io = Turn { sockets: &mut self.io, pipes };
         let pumped = pump(&mut self.relay, &mut io, &mut self.ready, pool, now, BUDGET);
         self.seat.meter().update(&self.relay);
-        if self.stranger && self.relay.session().is_up(Leg::Front) {
-            self.stranger = false;
-            cx.report(Report::Authenticated);
+        if let Some(stranger) = self.stranger
+            && self.relay.session().is_up(Leg::Front)
+        {
+            self.stranger = None;
+            cx.report(Report::Authenticated(stranger));
+        } else if let Some(stranger) =
+            self.stranger.filter(|_| !self.spoke && self.relay.has_heard(Leg::Front))
+        {
+            self.spoke = true;
+            cx.report(Report::Spoke(stranger));
         }
         if self.relay.wants_connect()
             && self.dial.is_none()
             && let Some(place) = self.place
         {
-            let mut dialer = Dialer::new(self.seat.plan().backend().addresses(), cx.seed());
+            let plan = self.seat.plan();
+            let mut dialer = Dialer::new(plan.backend().addresses(), plan.config().dial_timeout, cx.seed());
             if self.draining {
                 dialer.drain();
             }
             self.dial = Some(Box::new(Dial { dialer, may: false, under_way: None }));
+            self.relay.queued(now);
             cx.report(Report::Ready { session: cx.address(), place });
         }
         pumped
@@ -222,9 +248,12 @@ impl Live {
 
 /// Dialing.
 impl Live {
-    /// Its turn to be dialed has come.
-    pub fn may_dial(&mut self, cx: &mut impl Desk) {
+    /// Its turn to be dialed has come; its dial clock counts from `since`.
+    pub fn may_dial(&mut self, since: Instant, cx: &mut impl Desk) {
         if let Some(dial) = &mut self.dial {
+            if !dial.may {
+                self.relay.turn(cx.now(), since);
+            }
             dial.may = true;
             self.try_dial(cx);
         }
@@ -248,9 +277,9 @@ impl Live {
                 cx.register(Leg::Back, &socket).map(|()| (socket, done))
             });
             match begun {
-                Ok((socket, true)) => self.connected(socket, cx),
+                Ok((socket, true)) => self.connected(socket, index, cx),
                 Ok((socket, false)) => {
-                    dial.dialer.started();
+                    dial.dialer.started(cx.now());
                     dial.under_way = Some(socket);
                 }
                 Err(failure) => self.dial_failed(failure, cx),
@@ -260,14 +289,11 @@ impl Live {
 
     /// The socket that is being connected became writable.
     fn on_dialed(&mut self, cx: &mut impl Desk) {
-        let Some(socket) = self.dial.as_mut().and_then(|dial| dial.under_way.take()) else { return };
+        let Some(dial) = &mut self.dial else { return };
+        let (Some(socket), Some(index)) = (dial.under_way.take(), dial.dialer.trying()) else { return };
         match socket::finish_connect(&socket) {
-            Ok(true) => self.connected(socket, cx),
-            Ok(false) => {
-                if let Some(dial) = &mut self.dial {
-                    dial.under_way = Some(socket);
-                }
-            }
+            Ok(true) => self.connected(socket, index, cx),
+            Ok(false) => dial.under_way = Some(socket),
             Err(failure) => {
                 cx.forget(Leg::Back);
                 drop(socket);
@@ -277,7 +303,7 @@ impl Live {
         }
     }
 
-    fn connected(&mut self, socket: Arc<Socket>, cx: &mut impl Desk) {
+    fn connected(&mut self, socket: Arc<Socket>, index: usize, cx: &mut impl Desk) {
         if !self.relay.wants_connect() {
             return cx.forget(Leg::Back); // closed meanwhile
         }
@@ -287,6 +313,10 @@ impl Live {
                 self.relay.connected(now, codec);
                 self.io.legs.back = Some(socket);
                 self.dial = None;
+                self.seat.plan().backend().worked(index);
+                if let Some(place) = self.place.take() {
+                    cx.report(Report::Connected(place));
+                }
             }
             Err(error) => {
                 log::error!("{}: {error}", self.seat.plan().backend().endpoint());
@@ -303,6 +333,11 @@ impl Live {
             cx.report(Report::Exhausted);
         }
         dial.dialer.failed(now, failure);
+        self.after_failure(now);
+    }
+
+    fn after_failure(&mut self, now: Instant) {
+        let Some(dial) = &self.dial else { return };
         self.seat.plan().backend().refresh();
         match dial.dialer.given_up() {
             Some(failure) => self.relay.setup_failed(now, Leg::Back, failure),

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use log::kv::Value;
 use log::{Level, Record};
+use relay_core::admission::Shut;
 use relay_core::{EndReason, Failure, Leg, Outcome, Timer};
 
 use crate::advice::{self, advice};
 use crate::codec::NodeCodec;
+use crate::crowd::Crowded;
 use crate::endpoint::Endpoint;
 use crate::server::{Label, Plan};
 use crate::sessions::{RouteId, SessionId};
@@ -25,6 +27,13 @@ pub trait Observer: fmt::Debug + Send + Sync {
 
     /// It goes on.
     fn accept_resumed(&self, listen: &Endpoint);
+
+    /// Limits keep peers waiting, or strangers were sent away for others. Now and then only.
+    fn crowded(&self, crowded: &Crowded);
+
+    /// A connection taken at `listen` is dialed through after one that was taken later: its handshake
+    /// took longer than the others waited for it.
+    fn order_broken(&self, listen: &Endpoint, window: Duration);
 
     /// A route's listener is closed, and its socket file gone: as wished, for a stop, or because it
     /// could not be listened on at all. Once for each route.
@@ -152,7 +161,14 @@ pub struct LogObserver;
 
 impl Observer for LogObserver {
     fn session_ended(&self, ended: &SessionEnded<'_>) {
-        let level = if ended.outcome.is_clean() { Level::Info } else { Level::Warn };
+        let evicted = EndReason::SetupFailed(Leg::Front, Failure::Evicted);
+        let level = if ended.outcome.flows.front.reason == evicted {
+            Level::Debug // of these there may be a flood, told of by `crowded`
+        } else if ended.outcome.is_clean() {
+            Level::Info
+        } else {
+            Level::Warn
+        };
         if !log::log_enabled!(level) {
             return;
         }
@@ -166,6 +182,26 @@ impl Observer for LogObserver {
                 .args(format_args!("session ended"))
                 .key_values(&pairs.as_slice())
                 .build(),
+        );
+    }
+
+    fn crowded(&self, crowded: &Crowded) {
+        let Crowded { limit, held_up, evicted } = crowded;
+        let what = match limit {
+            Shut::Strangers => {
+                "too many peers that have not proved who they are; those that took longest make room for others"
+            }
+            Shut::Full | Shut::Exhausted | Shut::Stopped => {
+                "as many sessions as allowed; more wait to be accepted (--max-sessions)"
+            }
+        };
+        log::warn!(limit:% = limit, held_up = *held_up, evicted = *evicted; "{what}");
+    }
+
+    fn order_broken(&self, listen: &Endpoint, window: Duration) {
+        log::warn!(
+            listen:% = listen, waited_ms = window.as_millis() as u64;
+            "connections are dialed out of order: a handshake took longer than later ones waited for it"
         );
     }
 

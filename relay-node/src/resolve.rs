@@ -78,9 +78,27 @@ enum Addresses {
 
 #[derive(Debug)]
 struct Named {
-    known: Arc<Mutex<Vec<SocketAddr>>>,
+    known: Arc<Mutex<Known>>,
     /// Dropping the last one ends the thread.
     ask: SyncSender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// In the order in which they are tried.
+    list: Vec<SocketAddr>,
+    /// The one that was connected last.
+    good: Option<SocketAddr>,
+}
+
+impl Known {
+    /// A lookup found these.
+    fn replace(&mut self, found: Vec<SocketAddr>) {
+        self.list = found;
+        if let Some(at) = self.list.iter().position(|address| Some(*address) == self.good) {
+            self.list[..=at].rotate_right(1);
+        }
+    }
 }
 
 impl Backend {
@@ -144,7 +162,7 @@ impl Backend {
     pub fn addresses(&self) -> usize {
         match &self.addresses {
             Addresses::Unix(_) | Addresses::Beneath(_) | Addresses::Tcp(_) => 1,
-            Addresses::Named(named) => named.known().len().max(1),
+            Addresses::Named(named) => named.known().list.len().max(1),
         }
     }
 
@@ -169,8 +187,21 @@ impl Backend {
             Addresses::Tcp(address) => Ok(Target::tcp(*address, self.options)),
             Addresses::Named(named) => {
                 let known = named.known();
-                let turn = index.checked_rem(known.len()).ok_or(Failure::NotFound)?;
-                Ok(Target::tcp(known[turn], self.options))
+                let turn = index.checked_rem(known.list.len()).ok_or(Failure::NotFound)?;
+                Ok(Target::tcp(known.list[turn], self.options))
+            }
+        }
+    }
+
+    /// The `index`th was connected: from now on it is tried first, for as long as the name has it, so
+    /// that an address that is dead costs its share of the dial timeout once and not each time. Does
+    /// nothing for an address.
+    pub fn worked(&self, index: usize) {
+        if let Addresses::Named(named) = &self.addresses {
+            let mut known = named.known();
+            if let Some(turn) = index.checked_rem(known.list.len()) {
+                known.list[..=turn].rotate_right(1);
+                known.good = known.list.first().copied();
             }
         }
     }
@@ -185,13 +216,13 @@ impl Backend {
 }
 
 impl Named {
-    fn known(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn start(name: &str, port: u16, look_up: LookUp) -> io::Result<Self> {
         let (ask, asked) = mpsc::sync_channel(1);
-        let known = Arc::new(Mutex::new(Vec::new()));
+        let known = Arc::new(Mutex::new(Known::default()));
         let (name, list) = (name.to_owned(), Arc::clone(&known));
         thread::Builder::new()
             .name("resolver".to_owned())
@@ -200,13 +231,7 @@ impl Named {
     }
 }
 
-fn keep_looking(
-    name: &str,
-    port: u16,
-    look_up: LookUp,
-    known: &Mutex<Vec<SocketAddr>>,
-    asked: &Receiver<()>,
-) {
+fn keep_looking(name: &str, port: u16, look_up: LookUp, known: &Mutex<Known>, asked: &Receiver<()>) {
     let mut failing = false;
     loop {
         match look_up(name, port) {
@@ -215,7 +240,7 @@ fn keep_looking(
                     log::info!(host = name, addresses = found.len(); "name has an address again");
                 }
                 failing = false;
-                *known.lock().unwrap_or_else(PoisonError::into_inner) = found;
+                known.lock().unwrap_or_else(PoisonError::into_inner).replace(found);
             }
             // What was known stays: an old address is better than none.
             result if !failing => {
@@ -279,6 +304,9 @@ mod tests {
         let walked: Vec<_> = (0..3).map(|n| backend.target(n).expect("known").to_string()).collect();
         assert_eq!(backend.addresses(), 2);
         assert_eq!(walked, ["10.0.0.1:7", "10.0.0.2:7", "10.0.0.1:7"]);
+        backend.worked(1);
+        let walked: Vec<_> = (0..3).map(|n| backend.target(n).expect("known").to_string()).collect();
+        assert_eq!(walked, ["10.0.0.2:7", "10.0.0.1:7", "10.0.0.2:7"], "what worked is tried first");
     }
 
     #[test]
@@ -310,5 +338,15 @@ mod tests {
         backend.refresh();
         drop(backend);
         assert!(start.elapsed() < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn what_worked_is_tried_first_also_after_the_next_lookup_if_it_is_still_there() {
+        let address = |last| SocketAddr::from(([10, 0, 0, last], 7));
+        let mut known = Known { list: vec![], good: Some(address(3)) };
+        known.replace([1, 2, 3, 4].map(address).into());
+        assert_eq!(known.list, [3, 1, 2, 4].map(address));
+        known.replace([1, 2].map(address).into());
+        assert_eq!(known.list, [1, 2].map(address));
     }
 }

@@ -1,6 +1,7 @@
 //! The two sockets of a session as the pump wants them.
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::sync::Arc;
 
@@ -115,6 +116,17 @@ impl Transport for Turn<'_> {
         if let Some(pipe) = self.sockets.pipes[source].take() {
             self.pipes.give(pipe, left);
         }
+    }
+
+    fn has_unread(&mut self, leg: Leg) -> Result<bool, TryError> {
+        let mut byte = [MaybeUninit::uninit()];
+        sorted(self.sockets.leg(leg)?.peek(&mut byte)).map(|count| count > 0)
+    }
+
+    fn take_error(&mut self, leg: Leg) -> Option<Failure> {
+        let error = self.sockets.legs[leg].as_ref()?.take_error();
+        // a socket that cannot even be asked is no good either
+        error.unwrap_or_else(Some).map(|error| failure(&error))
     }
 }
 

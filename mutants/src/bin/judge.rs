@@ -15,7 +15,7 @@ type Verdict = Result<(), String>;
 type Checker = (&'static str, fn() -> Verdict);
 
 /// Quickest first.
-const CHECKERS: [Checker; 9] = [
+const CHECKERS: [Checker; 10] = [
     ("dial", || (0..16).try_for_each(|seed| admission(DialScene::new(seed)))),
     ("linger", || [2, 20].into_iter().try_for_each(|unsent| admission(LingerScene::new(unsent)))),
     ("lane", lanes),
@@ -23,6 +23,7 @@ const CHECKERS: [Checker; 9] = [
     ("crowd", crowds),
     ("order", || admission(OrderScene::new(Mutant::None))),
     ("calm-gate", || admission(GateScene::calm(Mutant::None))),
+    ("crowded-gate", || admission(GateScene::crowded(Mutant::None))),
     ("gate", || admission(GateScene::new(Mutant::None))),
     ("explorer", sessions),
 ];

@@ -4,8 +4,9 @@ use core::fmt;
 
 use super::backoff::{Backoff, Range};
 use crate::time::Instant;
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 /// Pauses after accept(2) failed for want of descriptors or memory.
 const EXHAUSTED: Range = Range::millis(10, 1000);
@@ -13,6 +14,10 @@ const EXHAUSTED: Range = Range::millis(10, 1000);
 /// A listener, by a number that the runtime chooses (small ones: they index a table).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ListenerId(pub usize);
+
+/// One whose front has not proved who it is yet, in the order of accept.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Stranger(u64);
 
 /// Who connects to a listener.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -136,6 +141,13 @@ struct Listener {
 /// out all the same, whoever is let in must be able to get through: a runtime takes a descriptor for
 /// the backend *before* it accepts, and is [`exhausted`](Self::exhausted) if there is none. Otherwise
 /// fronts would take them all, and wait for each other's in vain.
+///
+/// **At the cap on strangers the oldest one makes room** for one who waits: otherwise as many silent
+/// connections as the cap allows would keep everybody out until their handshakes time out. Those who
+/// have not said anything go first, after [`SILENCE`](Self::SILENCE); if there are none, those who
+/// have, after [`PATIENCE`](Self::PATIENCE). So a slow but honest handshake has a fair time, and a
+/// flood is let in no faster than the cap in each such time. Whether somebody does wait is known only
+/// to accept(2), so a cap that was reached keeps one place free.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Gate {
     limits: Limits,
@@ -144,7 +156,11 @@ pub struct Gate {
     /// Which kind comes first if both could.
     prefer: Peers,
     sessions: usize,
-    strangers: usize,
+    /// Those who have not said anything yet, and since when they are here.
+    silent: BTreeMap<Stranger, Instant>,
+    /// Those who have.
+    speaking: BTreeMap<Stranger, Instant>,
+    next_stranger: u64,
     /// The limit was reached, and 90 % of it was not since.
     full: bool,
     /// Out of descriptors, until then.
@@ -156,6 +172,13 @@ pub struct Gate {
 
 /// Handlers.
 impl Gate {
+    /// What a stranger gets who says nothing: a first flight that was lost is sent again within a
+    /// second (RFC 6298 section 2).
+    pub const SILENCE: Duration = Duration::from_secs(2);
+    /// What a stranger gets who has said something: a handshake's two round trips, on a network that
+    /// loses some of it.
+    pub const PATIENCE: Duration = Duration::from_secs(5);
+
     /// Open, with no listener.
     ///
     /// # Panics
@@ -172,7 +195,9 @@ impl Gate {
             owed: Owed::default(),
             prefer: Peers::Known,
             sessions: 0,
-            strangers: 0,
+            silent: BTreeMap::new(),
+            speaking: BTreeMap::new(),
+            next_stranger: 0,
             full: false,
             pause: None,
             backoff: Backoff::new(seed),
@@ -221,14 +246,17 @@ impl Gate {
     ///
     /// # Panics
     /// If it was not this listener's turn.
-    pub fn accepted(&mut self, listener: ListenerId) {
+    pub fn accepted(&mut self, now: Instant, listener: ListenerId) -> Option<Stranger> {
         let peers = self.pass_turn(listener);
         self.sessions += 1;
         self.full |= self.sessions >= self.limits.sessions;
-        if peers == Peers::Strangers {
-            self.strangers += 1;
-        }
         self.backoff.reset();
+        (peers == Peers::Strangers).then(|| {
+            let stranger = Stranger(self.next_stranger);
+            self.next_stranger += 1;
+            self.silent.insert(stranger, now);
+            stranger
+        })
     }
 
     /// accept(2) failed for the sake of one connection (ECONNABORTED and its like): the next one may
@@ -265,24 +293,36 @@ impl Gate {
         self.pause = None;
     }
 
-    /// A stranger proved who it is.
-    ///
-    /// # Panics
-    /// If there are no strangers.
-    pub fn authenticated(&mut self) {
-        assert!(self.strangers > 0, "contract: only a stranger can prove who it is");
-        self.strangers -= 1;
+    /// The first bytes of a stranger have come. Does nothing if it is none any more.
+    pub fn spoke(&mut self, stranger: Stranger) {
+        if let Some(since) = self.silent.remove(&stranger) {
+            self.speaking.insert(stranger, since);
+        }
     }
 
-    /// A session is gone and its descriptors are free; it was still a stranger's or not.
+    /// A stranger proved who it is. Does nothing if it is none any more.
+    pub fn authenticated(&mut self, stranger: Stranger) {
+        self.silent.remove(&stranger);
+        self.speaking.remove(&stranger);
+    }
+
+    /// A stranger is sent away ([`wants_evicted`](Self::wants_evicted)): it does not count as one any
+    /// more, only as a session, until that is [`closed`](Self::closed). Should it prove who it is just
+    /// then, it may stay.
+    pub fn evicted(&mut self, stranger: Stranger) {
+        self.authenticated(stranger);
+    }
+
+    /// A session is gone and its descriptors are free. Says also which stranger's it was, if it was
+    /// one's.
     ///
     /// # Panics
     /// If there is no such session.
-    pub fn closed(&mut self, stranger: bool) {
+    pub fn closed(&mut self, stranger: Option<Stranger>) {
         assert!(self.sessions > 0, "contract: only an open session can close");
         self.sessions -= 1;
-        if stranger {
-            self.authenticated();
+        if let Some(stranger) = stranger {
+            self.authenticated(stranger);
         }
         if self.sessions <= self.limits.resume_at() {
             self.full = false;
@@ -292,7 +332,7 @@ impl Gate {
 
     /// Ends the pause whose time has come. Harmless when called early.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.next_timeout().is_some_and(|until| now >= until) {
+        if self.pause.is_some_and(|until| now >= until) {
             self.pause = None;
         }
     }
@@ -340,10 +380,31 @@ impl Gate {
         self.next_kind().is_some()
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is next to be called.
+    /// Who is to be sent away to make room for one who waits; report it as
+    /// [`evicted`](Self::evicted).
     #[must_use]
-    pub const fn next_timeout(&self) -> Option<Instant> {
-        self.pause
+    pub fn wants_evicted(&self, now: Instant) -> Option<Stranger> {
+        self.next_evicted().filter(|(at, _)| *at <= now).map(|(_, stranger)| stranger)
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) and [`wants_evicted`](Self::wants_evicted) are
+    /// next to be called.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.pause.or_else(|| self.next_evicted().map(|(at, _)| at))
+    }
+
+    /// Who makes room next, and when, if room is all that is missing.
+    fn next_evicted(&self) -> Option<(Instant, Stranger)> {
+        if self.shut(Peers::Strangers) != Some(Shut::Strangers) || self.owed.strangers.is_empty() {
+            return None;
+        }
+        let (strangers, time) = if self.silent.is_empty() {
+            (&self.speaking, Self::PATIENCE)
+        } else {
+            (&self.silent, Self::SILENCE)
+        };
+        strangers.first_key_value().map(|(stranger, since)| (*since + time, *stranger))
     }
 
     fn next_kind(&self) -> Option<Peers> {
@@ -360,18 +421,27 @@ impl Gate {
 impl Gate {
     /// Why nothing is accepted from listeners of this kind, if so: for logs and metrics.
     #[must_use]
-    pub const fn shut(&self, peers: Peers) -> Option<Shut> {
+    pub fn shut(&self, peers: Peers) -> Option<Shut> {
         if self.stopped {
             Some(Shut::Stopped)
         } else if self.pause.is_some() {
             Some(Shut::Exhausted)
         } else if self.full {
             Some(Shut::Full)
-        } else if matches!(peers, Peers::Strangers) && self.strangers >= self.limits.strangers {
+        } else if matches!(peers, Peers::Strangers) && self.strangers() >= self.limits.strangers {
             Some(Shut::Strangers)
         } else {
             None
         }
+    }
+
+    /// Which limit keeps out somebody who may be waiting, if one does: for logs.
+    #[must_use]
+    pub fn held_up(&self) -> Option<Shut> {
+        [Peers::Known, Peers::Strangers].into_iter().find_map(|peers| match self.shut(peers) {
+            Some(why @ (Shut::Full | Shut::Strangers)) if !self.owed.queue(peers).is_empty() => Some(why),
+            _ => None,
+        })
     }
 
     /// Open sessions.
@@ -382,8 +452,8 @@ impl Gate {
 
     /// Of these, strangers'.
     #[must_use]
-    pub const fn strangers(&self) -> usize {
-        self.strangers
+    pub fn strangers(&self) -> usize {
+        self.silent.len() + self.speaking.len()
     }
 
     /// What it was made with.
@@ -416,8 +486,8 @@ mod tests {
         gate.readable(A);
         for _ in 0..3 {
             gate.begin_turn();
-            gate.accepted(A);
-            gate.accepted(A);
+            gate.accepted(NOW, A);
+            gate.accepted(NOW, A);
             assert_eq!(gate.wants_accept(), None, "the turn's budget");
             assert!(gate.is_owing());
         }
@@ -429,7 +499,7 @@ mod tests {
         gate.handle_timeout(gate.next_timeout().expect("a pause"));
         assert_eq!(gate.wants_accept(), Some(A), "without a new event");
         gate.exhausted(NOW);
-        gate.closed(false);
+        gate.closed(None);
         assert_eq!(gate.wants_accept(), Some(A), "at once when a descriptor is free");
         gate.drained(A);
         assert_eq!((gate.wants_accept(), gate.is_owing()), (None, false));
@@ -447,7 +517,7 @@ mod tests {
         assert!(pauses[0] <= Duration::from_millis(10) && pauses[11] >= Duration::from_millis(500));
         assert!(pauses.iter().all(|pause| *pause <= Duration::from_secs(1)));
         gate.freed();
-        gate.accepted(A);
+        gate.accepted(NOW, A);
         gate.exhausted(NOW);
         assert!(gate.next_timeout().expect("a pause").since(NOW) <= Duration::from_millis(10));
     }
@@ -457,12 +527,12 @@ mod tests {
         let mut gate = gate(10, 10, 100);
         gate.readable(A);
         for _ in 0..10 {
-            gate.accepted(A);
+            gate.accepted(NOW, A);
         }
         assert_eq!(gate.shut(Peers::Known), Some(Shut::Full));
-        gate.closed(false);
+        gate.closed(None);
         assert_eq!(gate.wants_accept(), Some(A), "9 of 10");
-        gate.accepted(A);
+        gate.accepted(NOW, A);
         assert_eq!(gate.wants_accept(), None);
         for sessions in 1..2000 {
             let limits = Limits { sessions, ..Limits::default() };
@@ -476,16 +546,16 @@ mod tests {
     fn silent_strangers_do_not_keep_out_those_who_are_known() {
         let mut gate = gate(100, 2, 100);
         gate.readable(B);
-        gate.accepted(B);
-        gate.accepted(B);
+        let first = gate.accepted(NOW, B);
+        gate.accepted(NOW, B);
         assert_eq!((gate.wants_accept(), gate.shut(Peers::Strangers)), (None, Some(Shut::Strangers)));
         gate.readable(A);
         assert_eq!(gate.wants_accept(), Some(A));
-        gate.accepted(A);
-        gate.authenticated();
+        gate.accepted(NOW, A);
+        gate.authenticated(first.expect("a stranger"));
         assert_eq!(gate.wants_accept(), Some(B), "taking turns");
-        gate.accepted(B);
-        gate.closed(true);
+        let third = gate.accepted(NOW, B);
+        gate.closed(third);
         assert_eq!((gate.sessions(), gate.strangers()), (3, 1));
     }
 
@@ -499,7 +569,7 @@ mod tests {
         for turn in 0..9 {
             let listener = gate.wants_accept().expect("owed");
             assert_eq!(listener, ListenerId(turn % 3));
-            if turn % 2 == 0 { gate.accepted(listener) } else { gate.skipped(listener) }
+            if turn % 2 == 0 { _ = gate.accepted(NOW, listener) } else { gate.skipped(listener) }
         }
     }
 
@@ -522,11 +592,11 @@ mod tests {
     fn after_a_stop_nothing_is_accepted_and_nothing_waited_for() {
         let mut gate = gate(10, 10, 10);
         gate.readable(A);
-        gate.accepted(A);
+        gate.accepted(NOW, A);
         gate.exhausted(NOW);
         gate.stop();
         gate.stop();
-        gate.closed(false);
+        gate.closed(None);
         assert_eq!((gate.wants_accept(), gate.is_owing(), gate.next_timeout()), (None, false, None));
         gate.exhausted(NOW);
         assert_eq!((gate.shut(Peers::Known), gate.next_timeout()), (Some(Shut::Stopped), None));
@@ -537,5 +607,48 @@ mod tests {
         assert_eq!(Limits::sessions_within(1024, 32, 2), 480);
         assert_eq!(Limits::sessions_within(0, 10, 2), 1);
         assert_eq!(Limits::sessions_within(usize::MAX, 0, 0), usize::MAX - Limits::HEADROOM);
+    }
+
+    #[test]
+    fn at_the_cap_the_oldest_silent_stranger_makes_room_after_a_fair_time() {
+        let mut gate = gate(100, 2, 100);
+        gate.readable(B);
+        let [slow, silent] = [(); 2].map(|()| gate.accepted(NOW, B).expect("a stranger"));
+        gate.spoke(slow);
+        assert_eq!(gate.next_timeout(), Some(NOW + Gate::SILENCE), "somebody may wait");
+        assert_eq!(gate.wants_evicted(NOW), None, "early");
+        let now = NOW + Gate::SILENCE;
+        assert_eq!(gate.wants_evicted(now), Some(silent), "and not the older one who speaks");
+        gate.evicted(silent);
+        assert_eq!((gate.wants_evicted(now), gate.next_timeout()), (None, None), "one for one");
+        let other = gate.accepted(now, B).expect("a stranger");
+        gate.closed(Some(silent));
+        assert_eq!((gate.sessions(), gate.strangers()), (2, 2), "its leaving was counted once");
+        gate.spoke(other);
+        assert_eq!(gate.next_timeout(), Some(NOW + Gate::PATIENCE), "only those who speak are left");
+        assert_eq!(gate.wants_evicted(NOW + Gate::PATIENCE), Some(slow));
+        gate.evicted(slow);
+        gate.drained(B);
+        assert_eq!((gate.wants_evicted(NOW + Gate::PATIENCE), gate.next_timeout()), (None, None));
+    }
+
+    #[test]
+    fn nobody_is_sent_away_for_one_who_could_not_be_let_in_all_the_same() {
+        let mut gate = gate(2, 1, 100);
+        gate.readable(B);
+        gate.readable(A);
+        gate.accepted(NOW, A);
+        gate.accepted(NOW, B);
+        let late = NOW + Duration::from_secs(60);
+        assert_eq!((gate.shut(Peers::Strangers), gate.wants_evicted(late)), (Some(Shut::Full), None));
+        gate.closed(None);
+        assert!(gate.wants_evicted(late).is_some());
+        let mut closed = gate.clone();
+        closed.remove(B);
+        assert_eq!((closed.wants_evicted(late), closed.next_timeout()), (None, None), "by that door");
+        gate.exhausted(NOW);
+        assert_eq!(gate.wants_evicted(late), None);
+        gate.stop();
+        assert_eq!((gate.wants_evicted(late), gate.next_timeout()), (None, None));
     }
 }

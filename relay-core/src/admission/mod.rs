@@ -16,7 +16,11 @@
 //! # A runtime's turn
 //! ```text
 //! gate.begin_turn();
-//! while let Some(listener) = gate.wants_accept() { accept(2) and report what came of it }
+//! loop {
+//!     while let Some(listener) = gate.wants_accept() { accept(2) and report what came of it }
+//!     while let Some(stranger) = gate.wants_evicted(now) { gate.evicted(stranger); end its session }
+//!     break unless somebody was evicted
+//! }
 //! …
 //! sleep until the earliest next_timeout(), or not at all if gate.is_owing()
 //! ```
@@ -29,6 +33,6 @@ mod order;
 
 pub use backoff::{Backoff, Range};
 pub use dialer::Dialer;
-pub use gate::{Gate, Limits, ListenerId, Peers, Shut};
+pub use gate::{Gate, Limits, ListenerId, Peers, Shut, Stranger};
 pub use lingering::{Linger, Lingering};
 pub use order::{Order, Ticket};

@@ -20,6 +20,11 @@ pub struct Ticket(u64);
 /// became ready. Whoever was overtaken once holds up nobody any more. A front that *is* ready is never overtaken,
 /// even while its backend is not there yet: those behind it want the same backend.
 ///
+/// **The dial clock** of one that waits in line stands until its turn. Then it counts from when the
+/// front became ready, or from when one before it was connected, if that is later
+/// ([`since`](Self::since)): a line that moves costs nobody his time, while a backend that is not
+/// there fails all who wait for it together, rather than one after the other.
+///
 /// Every method takes logarithmic time in the number of fronts that are not connected yet.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Order {
@@ -31,6 +36,8 @@ pub struct Order {
     ready: BTreeMap<u64, Instant>,
     /// The same, by since when.
     waiting: BTreeSet<(Instant, u64)>,
+    /// When a backend was last connected.
+    moved: Instant,
 }
 
 /// Handlers.
@@ -42,7 +49,14 @@ impl Order {
     /// Nobody there. `window` is [`Order::WINDOW`] unless a test wants otherwise.
     #[must_use]
     pub const fn new(window: Duration) -> Self {
-        Self { window, next: 0, silent: BTreeSet::new(), ready: BTreeMap::new(), waiting: BTreeSet::new() }
+        Self {
+            window,
+            next: 0,
+            silent: BTreeSet::new(),
+            ready: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            moved: Instant::ZERO,
+        }
     }
 
     /// A front was accepted. To be called in the order of accept.
@@ -53,17 +67,26 @@ impl Order {
         Ticket(ticket)
     }
 
-    /// The front may be dialed through as far as it is concerned. Later calls do nothing.
-    pub fn ready(&mut self, now: Instant, ticket: Ticket) {
-        self.silent.remove(&ticket.0);
+    /// The front may be dialed through as far as it is concerned. Later calls do nothing. Whether it
+    /// comes too late: one accepted after it went first, and the order is not kept.
+    pub fn ready(&mut self, now: Instant, ticket: Ticket) -> bool {
+        let in_time = self.silent.remove(&ticket.0);
         if let Entry::Vacant(place) = self.ready.entry(ticket.0) {
             place.insert(now);
             self.waiting.insert((now, ticket.0));
+            return !in_time;
         }
+        false
     }
 
-    /// The front's backend is connected, or the front is closed: it holds up nobody any more. The
-    /// ticket is of no use from then on; a second call does nothing.
+    /// The front's backend is connected: it has [`left`](Self::left), and the line moves.
+    pub fn connected(&mut self, now: Instant, ticket: Ticket) {
+        self.moved = now;
+        self.left(ticket);
+    }
+
+    /// The front is closed, or its backend connected: it holds up nobody any more. The ticket is of no
+    /// use from then on; a second call does nothing.
     pub fn left(&mut self, ticket: Ticket) {
         match self.ready.remove(&ticket.0) {
             Some(since) => self.waiting.remove(&(since, ticket.0)),
@@ -93,6 +116,12 @@ impl Order {
             Some(before) if before < first => None,
             Some(_) | None => Some(Ticket(*first)),
         }
+    }
+
+    /// From when the dial clock of one that is ready counts; see [`Order`].
+    #[must_use]
+    pub fn since(&self, ticket: Ticket) -> Option<Instant> {
+        self.ready.get(&ticket.0).map(|since| (*since).max(self.moved))
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is next to be called: when somebody has waited
@@ -150,7 +179,7 @@ mod tests {
         assert_eq!(order.turn(), Some(a));
         order.left(a);
         assert_eq!(order.turn(), Some(b), "b does not wait for it again");
-        order.ready(at(700), stranger);
+        assert!(order.ready(at(700), stranger), "the order is not kept");
         assert_eq!(order.turn(), Some(stranger), "first again, now that it speaks");
         order.left(stranger);
         assert_eq!(order.turn(), Some(b));
@@ -198,5 +227,19 @@ mod tests {
         order.ready(at(0), b);
         order.ready(at(300), b);
         assert_eq!(order.next_timeout(), Some(at(500)));
+    }
+
+    #[test]
+    fn a_line_that_moves_costs_nobody_his_time_and_one_that_does_not_costs_it_once() {
+        let mut order = Order::new(Order::WINDOW);
+        let [a, b, c] = [(); 3].map(|()| order.accepted());
+        for ticket in [a, b, c] {
+            assert!(!order.ready(at(10), ticket), "in time");
+        }
+        assert_eq!(order.since(a), Some(at(10)));
+        order.connected(at(9_000), a);
+        assert_eq!(order.since(b), Some(at(9_000)), "it moves");
+        order.left(b); // its dial timed out
+        assert_eq!((order.since(b), order.since(c)), (None, Some(at(9_000))), "it does not");
     }
 }

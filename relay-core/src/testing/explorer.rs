@@ -73,9 +73,10 @@ pub fn cases() -> Vec<Case> {
         ..secure
     };
     let lopsided = Config { capacity: PerLeg::new(1, 3), secure: PerLeg::new(true, false), ..lingering };
-    let quiet = Scope { bytes: PerLeg::both(3), faults: false, full: false, stops: false, ticks: 0 };
+    let quiet =
+        Scope { bytes: PerLeg::both(3), faults: false, full: false, stops: false, ticks: 0, queues: false };
     let faulty = Scope { faults: true, ..quiet };
-    let all = Scope { bytes: PerLeg::both(2), faults: true, full: true, stops: true, ticks: 1 };
+    let all = Scope { bytes: PerLeg::both(2), faults: true, full: true, stops: true, ticks: 1, queues: true };
     let case = |name, config, scope| Case { name, config, scope };
     vec![
         case("plain", plain, quiet),
@@ -85,7 +86,7 @@ pub fn cases() -> Vec<Case> {
         case("pipe-slots", plain, Scope { full: true, ..faulty }),
         case("lopsided", lopsided, faulty),
         case("linger", lingering, Scope { stops: true, ..faulty }),
-        case("timers", timed, Scope { bytes: PerLeg::both(1), ticks: 2, ..faulty }),
+        case("timers", timed, Scope { bytes: PerLeg::both(1), ticks: 2, queues: true, ..faulty }),
         case("lifetime", Config { max_lifetime: nanos(15), ..timed }, Scope { ticks: 2, ..quiet }),
         case("everything", Config { linger: lingering.linger, ..timed }, all),
     ]

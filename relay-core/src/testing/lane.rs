@@ -110,7 +110,14 @@ impl Runtime {
             linger: PerLeg::new(rng.next() % 2, rng.next() % 2).map(Duration::from_secs),
             ..Config::new(1)
         };
-        let scope = Scope { bytes: PerLeg::both(0), faults: true, full: true, stops: plan.stops, ticks: 0 };
+        let scope = Scope {
+            bytes: PerLeg::both(0),
+            faults: true,
+            full: true,
+            stops: plan.stops,
+            ticks: 0,
+            queues: false,
+        };
         let lane = |bytes| Lane { to_send: bytes, ..Lane::default() };
         Self {
             world: World::new(config, scope),

@@ -71,6 +71,8 @@ pub struct Model {
     pub doomed: PerLeg<bool>,
     /// Since when each leg's dial or handshake could be under way.
     pub since: PerLeg<Instant>,
+    /// Others are dialed first.
+    pub queued: bool,
     born: Instant,
     /// The connection itself failed.
     pub dead: PerLeg<bool>,
@@ -91,6 +93,7 @@ impl Model {
             doomed: PerLeg::both(false),
             dead: PerLeg::both(false),
             since: PerLeg::both(now),
+            queued: false,
             born: now,
             drain_until: None,
             last_progress: now,
@@ -159,7 +162,7 @@ impl Model {
                 due.push((since + timeout, timer));
             }
         };
-        let dialing = self.is_up(Leg::Front) && !self.connected.back;
+        let dialing = self.is_up(Leg::Front) && !self.connected.back && !self.queued;
         run(dialing, self.since.back, config.dial_timeout, Timer::Dial);
         for leg in Leg::BOTH {
             let securing = self.connected[leg] && !self.secured[leg];
@@ -173,7 +176,8 @@ impl Model {
             flow.given_up || flow.is_complete() || flow.sink_failed || flow.source == Some(SourceEnd::Failed)
         });
         run(self.both_up(), self.last_progress, config.idle_timeout, Timer::Idle);
-        run(half_open, self.last_progress, config.half_open_timeout, Timer::HalfOpen);
+        let flushed = Leg::BOTH.into_iter().all(|leg| self.flows[leg].buffered() == 0);
+        run(half_open && flushed, self.last_progress, config.half_open_timeout, Timer::HalfOpen);
         run(true, self.born, config.max_lifetime, Timer::Lifetime);
         run(
             self.drain_until.is_some(),
@@ -197,6 +201,11 @@ impl Model {
                 self.connected[leg] = true;
                 self.since[leg] = now;
                 self.last_progress = now;
+            }
+            Input::Queued => self.queued = true,
+            Input::Turn(since) => {
+                self.queued = false;
+                self.since.back = since;
             }
             Input::Secured(leg) => {
                 self.secured[leg] = true;

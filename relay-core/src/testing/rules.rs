@@ -57,12 +57,16 @@ pub enum Rule {
     /// Listeners take turns: none is passed over more often than each other one of its kind has a
     /// turn and as many of the other kind (of three, three times).
     A4,
+    /// At the cap on strangers the oldest makes room for one who waits, those who said nothing first,
+    /// and none before its fair time is over.
+    A5,
     /// Whoever is first in line is dialed, and nobody else; no silent one before it is overtaken
     /// early.
     O1,
     /// Nobody who is ready waits longer than the window for silent ones.
     O2,
-    /// If anybody is ready, somebody may be dialed or a timer runs.
+    /// If anybody is ready, somebody may be dialed or a timer runs; and the dial clock of one who
+    /// waits in line begins when it became ready, or anew whenever the line moves.
     O3,
     /// A dial goes on, address after address, for as long as one of them may be there in a moment;
     /// it ends as soon as none may.
@@ -188,8 +192,10 @@ fn check_final(before: &World, after: &World) -> Result<(), Violation> {
 }
 
 /// One of each kind, for a session that must ignore them all.
-const EVERY_INPUT: [Input; 11] = [
+const EVERY_INPUT: [Input; 13] = [
     Input::Connected(Leg::Back),
+    Input::Queued,
+    Input::Turn(Instant::ZERO),
     Input::Secured(Leg::Front),
     Input::Read(Leg::Front, 1),
     Input::Eof(Leg::Back),
@@ -304,6 +310,6 @@ const fn is_operation(input: Input) -> bool {
         | Input::Full(_)
         | Input::ReadFailed(..)
         | Input::WriteFailed(..) => true,
-        Input::Stop(_) => false,
+        Input::Queued | Input::Turn(_) | Input::Stop(_) => false,
     }
 }

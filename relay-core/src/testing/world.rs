@@ -24,6 +24,8 @@ pub struct Scope {
     pub stops: bool,
     /// Timers may be looked at early this often before the last expires.
     pub ticks: u8,
+    /// Others are dialed before Back is.
+    pub queues: bool,
 }
 
 /// One thing that happens.
@@ -48,6 +50,15 @@ pub struct World {
     pub now: Instant,
     scope: Scope,
     stops_left: u8,
+    /// Back's place in a line: not in it yet, in it, its turn.
+    line: Line,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Line {
+    Outside,
+    Waiting,
+    First,
 }
 
 impl World {
@@ -56,7 +67,7 @@ impl World {
     pub fn new(config: Config, scope: Scope) -> Self {
         let now = Instant::ZERO;
         let (session, model) = (Session::new(config, now), Model::new(config, now));
-        Self { session, model, now, scope, stops_left: if scope.stops { 2 } else { 0 } }
+        Self { session, model, now, scope, stops_left: if scope.stops { 2 } else { 0 }, line: Line::Outside }
     }
 
     /// Whether the session has its outcome.
@@ -75,6 +86,17 @@ impl World {
         if self.scope.faults {
             for leg in Leg::BOTH {
                 self.faults_on(leg, &mut inputs);
+            }
+        }
+        if self.scope.queues && self.session.demand(Leg::Back).connect {
+            match self.line {
+                Line::Outside => inputs.push(Input::Queued),
+                Line::Waiting => {
+                    // the one before it was connected just now, or nobody was since this one came
+                    inputs.push(Input::Turn(self.now));
+                    inputs.push(Input::Turn(self.model.since.back));
+                }
+                Line::First => {}
             }
         }
         if self.stops_left > 0 && !self.is_closed() {
@@ -123,6 +145,9 @@ impl World {
         if demand.connect {
             inputs.push(Input::ReadFailed(leg, Failure::Refused));
         }
+        if self.model.is_up(leg) && !self.model.is_up(leg.other()) && !self.is_closed() {
+            inputs.push(Input::ReadFailed(leg, Failure::HungUp));
+        }
         if demand.secure {
             inputs.push(Input::ReadFailed(leg, Failure::Rejected));
             inputs.push(Input::WriteFailed(leg, Failure::Reset));
@@ -150,6 +175,11 @@ impl World {
             Action::Do(input) => {
                 if let Input::Stop(_) = input {
                     next.stops_left = next.stops_left.saturating_sub(1);
+                }
+                if input == Input::Queued {
+                    next.line = Line::Waiting;
+                } else if let Input::Turn(_) = input {
+                    next.line = Line::First;
                 }
                 next.model.handle(next.now, input);
                 next.session.handle(next.now, input);

@@ -277,7 +277,7 @@ fn many_come_and_go_in_every_way() {
             });
             clients.collect::<Vec<_>>().into_iter().for_each(|client| client.join().expect("a visitor"));
             over.store(true, Ordering::Relaxed);
-            drop(dial(&at)); // so that the sink looks up
+            visit(&at, 3); // so that the sink looks up
         });
         rig.drain();
     }

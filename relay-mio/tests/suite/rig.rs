@@ -19,6 +19,7 @@ use relay_core::{Failure, Leg, Outcome};
 use relay_mio::{Counters, Mio};
 use relay_node::cli::Timeouts;
 use relay_node::control::{self, Command, Controller, Sessions};
+use relay_node::crowd::Crowded;
 use relay_node::endpoint::Endpoint;
 use relay_node::inherited::Inherited;
 use relay_node::listen::{ListenOptions, listen};
@@ -147,6 +148,10 @@ impl Observer for Watch {
         self.lock().pauses += 1;
         self.changed.notify_all();
     }
+
+    fn crowded(&self, _: &Crowded) {}
+
+    fn order_broken(&self, _: &Endpoint, _: Duration) {}
 
     fn accept_resumed(&self, _: &Endpoint) {
         self.lock().resumes += 1;

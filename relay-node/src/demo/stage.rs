@@ -12,6 +12,7 @@ use relay_tls::Identity;
 use super::pki::Authority;
 use crate::cli::Timeouts;
 use crate::control::{self, Command, Controller};
+use crate::crowd::Crowded;
 use crate::endpoint::{Endpoint, Host, HostPort};
 use crate::inherited::Inherited;
 use crate::listen::{ListenOptions, listen};
@@ -75,6 +76,14 @@ impl Observer for Witness {
 
     fn accept_paused(&self, listen: &Endpoint, why: &io::Error) {
         LogObserver.accept_paused(listen, why);
+    }
+
+    fn crowded(&self, crowded: &Crowded) {
+        LogObserver.crowded(crowded);
+    }
+
+    fn order_broken(&self, listen: &Endpoint, window: Duration) {
+        LogObserver.order_broken(listen, window);
     }
 
     fn accept_resumed(&self, listen: &Endpoint) {

@@ -45,8 +45,14 @@ pub struct DialScene {
     last_failure: Option<Failure>,
     draining: bool,
     failures_left: u8,
+    /// What each address has in this round.
+    share: Duration,
+    /// When the try is over.
+    try_ends: Option<Instant>,
 }
 
+/// Of which each address has two in the first round.
+const TIMEOUT: Duration = Duration::from_secs(8);
 const ADDRESSES: usize = 2;
 
 impl DialScene {
@@ -54,7 +60,7 @@ impl DialScene {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
-            dialer: Dialer::new(ADDRESSES, seed),
+            dialer: Dialer::new(ADDRESSES, Some(TIMEOUT), seed),
             now: Instant::from_nanos(1_000_000),
             due: Some(0),
             trying: None,
@@ -66,13 +72,15 @@ impl DialScene {
             last_failure: None,
             draining: false,
             failures_left: 8,
+            share: TIMEOUT / 4,
+            try_ends: None,
         }
     }
 
     const fn pauses_for(failure: Failure) -> Option<Pauses> {
         if matches!(failure, Failure::Busy) {
             Some((1, 50))
-        } else if matches!(failure, Failure::Refused) {
+        } else if matches!(failure, Failure::Refused | Failure::Unreachable | Failure::TimedOut) {
             Some((5, 200))
         } else if matches!(failure, Failure::Exhausted) {
             Some((10, 1000))
@@ -83,6 +91,7 @@ impl DialScene {
 
     fn on_failure(&mut self, failure: Failure) {
         self.last_failure = Some(failure);
+        self.try_ends = None;
         let Some(at) = self.trying.take().or_else(|| self.due.take()) else { return };
         let asked = Self::pauses_for(failure);
         self.patience = self.patience.into_iter().chain(asked).min_by_key(|pauses| pauses.1);
@@ -90,6 +99,7 @@ impl DialScene {
             self.due = Some(at + 1);
             return;
         }
+        self.share *= 2;
         let Some((first, last)) = self.patience.take().filter(|_| !self.draining) else {
             self.given_up = Some(failure);
             return;
@@ -112,10 +122,10 @@ impl Scene for DialScene {
             actions.push(AtDial::Start);
         }
         if self.failures_left > 0 && (self.due.is_some() || self.trying.is_some()) {
-            let failures = [Failure::Busy, Failure::Refused, Failure::Exhausted, Failure::Denied];
+            let failures = [Failure::Busy, Failure::Unreachable, Failure::Exhausted, Failure::Denied];
             actions.extend(failures.map(AtDial::Fail));
         }
-        if self.dialer.next_timeout().is_some() {
+        if self.dialer.next_timeout().is_some() && (self.trying.is_none() || self.failures_left > 0) {
             actions.push(AtDial::Expire);
         }
         if !self.draining {
@@ -128,8 +138,9 @@ impl Scene for DialScene {
         let mut next = self.clone();
         match action {
             AtDial::Start => {
-                next.dialer.started();
+                next.dialer.started(next.now);
                 next.trying = next.due.take();
+                next.try_ends = Some(next.now + next.share);
             }
             AtDial::Fail(failure) => {
                 next.dialer.failed(next.now, failure);
@@ -149,7 +160,12 @@ impl Scene for DialScene {
                     assert_eq!(next.dialer, self.dialer, "D2 broken: a pause was over early");
                     next.dialer.handle_timeout(until);
                     next.now = until;
-                    (next.due, next.bound) = (Some(0), None);
+                    if self.trying.is_some() {
+                        next.on_failure(Failure::TimedOut);
+                        next.failures_left = next.failures_left.saturating_sub(1);
+                    } else {
+                        (next.due, next.bound) = (Some(0), None);
+                    }
                 }
             }
         }
@@ -164,6 +180,14 @@ impl Scene for DialScene {
         demand_that(Rule::D1, dialer.given_up() == self.given_up, || {
             format!("given up: {:?}, by the facts {:?}", dialer.given_up(), self.given_up)
         })?;
+        demand_that(Rule::D1, dialer.trying() == self.trying, || {
+            format!("tries {:?}, by the facts {:?}", dialer.trying(), self.trying)
+        })?;
+        if self.trying.is_some() {
+            return demand_that(Rule::D1, dialer.next_timeout() == self.try_ends, || {
+                format!("the try ends at {:?}, by the facts {:?}", dialer.next_timeout(), self.try_ends)
+            });
+        }
         let pause = dialer.next_timeout().map(|until| until.since(self.now));
         let fits = match (pause, self.bound) {
             (Some(pause), Some(bound)) => bound / 2 <= pause && pause <= bound,

@@ -5,7 +5,7 @@ use std::{format, vec};
 
 use super::super::rules::{Rule, Violation, demand_that};
 use super::{Mutant, Scene};
-use crate::admission::{Gate, Limits, ListenerId, Peers};
+use crate::admission::{Gate, Limits, ListenerId, Peers, Stranger};
 use crate::time::Instant;
 
 /// What can happen at a gate.
@@ -23,14 +23,26 @@ pub enum AtGate {
     Drain,
     /// There is no descriptor for it.
     Exhaust,
+    /// A stranger says something.
+    Speak,
     /// A stranger proves who it is.
     Authenticate,
+    /// A stranger makes room.
+    Evict,
     /// A session that is a stranger's (or is not) ends.
     Close(bool),
     /// Time passes until the timer.
     Expire,
     /// The operator says stop.
     Stop,
+}
+
+/// A stranger.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Guest {
+    stranger: Stranger,
+    since: Instant,
+    spoke: bool,
 }
 
 /// A gate and what is known about it.
@@ -40,7 +52,9 @@ pub struct GateScene {
     mutant: Mutant,
     now: Instant,
     sessions: usize,
-    strangers: usize,
+    strangers: Vec<Guest>,
+    /// Sent away, and not closed yet.
+    evicted: Vec<Stranger>,
     /// Since the limit was reached, 90 % of it was not.
     full: bool,
     exhausted: bool,
@@ -54,6 +68,8 @@ pub struct GateScene {
     exhaustions_left: u8,
     /// Nobody leaves and nobody says stop.
     calm: bool,
+    /// All who come are strangers, and time passes until one has to make room.
+    crowded: bool,
 }
 
 /// The smallest limit of which 90 % is more than one below it.
@@ -73,7 +89,7 @@ impl GateScene {
         gate.readable(ListenerId(0));
         for _ in 0..OPEN {
             gate.begin_turn();
-            gate.accepted(ListenerId(0));
+            gate.accepted(Instant::ZERO, ListenerId(0));
         }
         gate.begin_turn();
         gate.drained(ListenerId(0));
@@ -82,7 +98,8 @@ impl GateScene {
             mutant,
             now: Instant::ZERO,
             sessions: OPEN,
-            strangers: 0,
+            strangers: vec![],
+            evicted: vec![],
             full: false,
             exhausted: false,
             stopped: false,
@@ -90,9 +107,16 @@ impl GateScene {
             passed_over: [0; 3],
             in_turn: 0,
             accepts_left: 3,
-            exhaustions_left: 2,
+            exhaustions_left: 1,
             calm: false,
+            crowded: false,
         }
+    }
+
+    /// Strangers only, who speak, stay silent, and have to make room for others.
+    #[must_use]
+    pub fn crowded(mutant: Mutant) -> Self {
+        Self { accepts_left: 5, exhaustions_left: 0, crowded: true, ..Self::new(mutant) }
     }
 
     /// The same with room for many more accepts and nothing else going on: who is passed over?
@@ -100,7 +124,7 @@ impl GateScene {
     pub fn calm(mutant: Mutant) -> Self {
         let mut scene = Self::new(mutant);
         for _ in 0..OPEN {
-            scene.gate.closed(false);
+            scene.gate.closed(None);
         }
         Self { sessions: 0, accepts_left: 9, exhaustions_left: 0, calm: true, ..scene }
     }
@@ -115,7 +139,17 @@ impl GateScene {
             && !self.stopped
             && !self.exhausted
             && !self.full
-            && (known || self.strangers < LIMITS.strangers)
+            && (known || self.strangers.len() < LIMITS.strangers)
+    }
+
+    /// Who makes room next, and when.
+    fn next_evicted(&self) -> Option<(Instant, Stranger)> {
+        let waits = self.owed[2] && !self.stopped && !self.exhausted && !self.full;
+        let silent = self.strangers.iter().find(|guest| !guest.spoke).map(|guest| (guest, Gate::SILENCE));
+        let oldest = self.strangers.first().map(|guest| (guest, Gate::PATIENCE));
+        let (guest, time) =
+            silent.or(oldest).filter(|_| waits && self.strangers.len() == LIMITS.strangers)?;
+        Some((guest.since + time, guest.stranger))
     }
 
     fn on_turn_of(&mut self, listener: usize) {
@@ -129,7 +163,8 @@ impl GateScene {
 
     fn on_close(&mut self, stranger: bool) {
         self.sessions -= 1;
-        self.strangers -= usize::from(stranger);
+        let who = if stranger { Some(self.strangers.remove(0).stranger) } else { self.evicted.pop() };
+        self.gate.closed(who);
         if self.sessions * 10 <= LIMITS.sessions * 9 || self.mutant == Mutant::NoHysteresis {
             self.full = false;
         }
@@ -144,9 +179,12 @@ impl GateScene {
         }
         match action {
             AtGate::Accept => {
-                self.gate.accepted(id);
+                // without a crowd nobody's age matters
+                let since = if self.crowded { self.now } else { Instant::ZERO };
+                let stranger = self.gate.accepted(since, id);
                 self.sessions += 1;
-                self.strangers += usize::from(Self::peers(listener) == Peers::Strangers);
+                let guest = stranger.map(|stranger| Guest { stranger, since, spoke: false });
+                self.strangers.extend(guest);
                 self.full |= self.sessions == LIMITS.sessions;
                 self.accepts_left -= 1;
                 self.in_turn += 1;
@@ -168,7 +206,9 @@ impl GateScene {
             }
             AtGate::Readable(_)
             | AtGate::Turn
+            | AtGate::Speak
             | AtGate::Authenticate
+            | AtGate::Evict
             | AtGate::Close(_)
             | AtGate::Expire
             | AtGate::Stop => {}
@@ -181,7 +221,8 @@ impl Scene for GateScene {
 
     fn actions(&self) -> Vec<AtGate> {
         let mut actions = vec![];
-        actions.extend((0..3).filter(|listener| !self.owed[*listener]).map(AtGate::Readable));
+        let comes = |listener: &usize| !self.owed[*listener] && (*listener == 2 || !self.crowded);
+        actions.extend((0..3).filter(comes).map(AtGate::Readable));
         if self.in_turn > 0 {
             actions.push(AtGate::Turn);
         }
@@ -194,17 +235,24 @@ impl Scene for GateScene {
             }
             actions.push(AtGate::Drain);
         }
-        if self.strangers > 0 {
+        let passes = self.crowded || self.exhausted;
+        if self.crowded && self.strangers.iter().any(|guest| !guest.spoke) {
+            actions.push(AtGate::Speak);
+        }
+        if self.gate.wants_evicted(self.now).is_some() {
+            actions.push(AtGate::Evict);
+        }
+        if !self.strangers.is_empty() {
             actions.push(AtGate::Authenticate);
             actions.extend((!self.calm).then_some(AtGate::Close(true)));
         }
-        if self.sessions > self.strangers && !self.calm {
+        if self.sessions > self.strangers.len() && !self.calm {
             actions.push(AtGate::Close(false));
         }
-        if self.gate.next_timeout().is_some() {
+        if passes && self.gate.next_timeout().is_some_and(|until| until > self.now) {
             actions.push(AtGate::Expire);
         }
-        if !self.stopped && !self.calm {
+        if !self.stopped && !self.calm && !self.crowded {
             actions.push(AtGate::Stop);
         }
         actions
@@ -228,11 +276,25 @@ impl Scene for GateScene {
                 }
             }
             AtGate::Authenticate => {
-                next.gate.authenticated();
-                next.strangers -= 1;
+                if !next.strangers.is_empty() {
+                    let guest = next.strangers.remove(0);
+                    next.gate.authenticated(guest.stranger);
+                }
+            }
+            AtGate::Speak => {
+                if let Some(guest) = next.strangers.iter_mut().rfind(|guest| !guest.spoke) {
+                    guest.spoke = true;
+                    next.gate.spoke(guest.stranger);
+                }
+            }
+            AtGate::Evict => {
+                if let Some(stranger) = self.gate.wants_evicted(self.now) {
+                    next.gate.evicted(stranger);
+                    next.strangers.retain(|guest| guest.stranger != stranger);
+                    next.evicted.push(stranger);
+                }
             }
             AtGate::Close(stranger) => {
-                next.gate.closed(stranger);
                 next.on_close(stranger);
             }
             AtGate::Expire => {
@@ -280,9 +342,18 @@ impl Scene for GateScene {
         let waits = !self.stopped && !any && self.owed.contains(&true);
         let hope = gate.next_timeout().is_some() || self.sessions > 0;
         demand_that(Rule::A2, !waits || hope, || "waits for nothing".into())?;
-        let timer = self.exhausted && !self.stopped;
-        demand_that(Rule::A3, gate.next_timeout().is_some() == timer, || {
-            format!("timer {:?}, out of descriptors: {timer}", gate.next_timeout())
+        let evicted = self.next_evicted();
+        let due = evicted.filter(|(at, _)| *at <= self.now).map(|(_, stranger)| stranger);
+        demand_that(Rule::A5, gate.wants_evicted(self.now) == due, || {
+            format!("{:?} is to make room, by the facts {due:?}", gate.wants_evicted(self.now))
+        })?;
+        let pause = self.exhausted && !self.stopped;
+        let timer = gate.next_timeout();
+        demand_that(Rule::A3, timer.is_some() == (pause || evicted.is_some()), || {
+            format!("timer {timer:?}, out of descriptors: {pause}, makes room: {evicted:?}")
+        })?;
+        demand_that(Rule::A5, pause || timer == evicted.map(|(at, _)| at), || {
+            format!("timer {timer:?}, by the facts {evicted:?}")
         })
     }
 }

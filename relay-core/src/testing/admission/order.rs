@@ -16,8 +16,10 @@ pub enum InLine {
     Accept,
     /// This one is ready to be dialed.
     Ready(usize),
-    /// This one is connected or closed.
+    /// This one is closed.
     Leave(usize),
+    /// The backend of this one is connected.
+    Connect(usize),
     /// Time passes, less than the window.
     Wait,
     /// Time passes until the timer.
@@ -42,6 +44,10 @@ pub struct OrderScene {
     /// When somebody was last overtaken ([`Mutant::WindowPerFollower`]).
     last_overtaking: Instant,
     waits_left: u8,
+    /// When somebody was connected.
+    moved: Instant,
+    /// Whoever became ready just now came too late, and whether it was said so.
+    late: Option<(bool, bool)>,
 }
 
 const WINDOW: Duration = Duration::from_nanos(10);
@@ -58,6 +64,8 @@ impl OrderScene {
             fronts: vec![],
             last_overtaking: Instant::ZERO,
             waits_left: 4,
+            moved: Instant::ZERO,
+            late: None,
         }
     }
 
@@ -126,6 +134,9 @@ impl Scene for OrderScene {
                 if front.ready.is_none() {
                     actions.push(InLine::Ready(index));
                 }
+                if self.order.turn() == Some(front.ticket) {
+                    actions.push(InLine::Connect(index));
+                }
             }
         }
         if self.waits_left > 0 {
@@ -139,18 +150,25 @@ impl Scene for OrderScene {
 
     fn after(&self, action: InLine) -> Self {
         let mut next = self.clone();
+        next.late = None;
         match action {
             InLine::Accept => {
                 let ticket = next.order.accepted();
                 next.fronts.push(Front { ticket, ready: None, left: false, overtaken: false });
             }
             InLine::Ready(index) => {
-                next.order.ready(next.now, next.fronts[index].ticket);
+                let said = next.order.ready(next.now, next.fronts[index].ticket);
+                next.late = Some((next.fronts[index].overtaken, said));
                 next.fronts[index].ready = Some(next.now);
             }
             InLine::Leave(index) => {
                 next.order.left(next.fronts[index].ticket);
                 next.fronts[index].left = true;
+            }
+            InLine::Connect(index) => {
+                next.order.connected(next.now, next.fronts[index].ticket);
+                next.fronts[index].left = true;
+                next.moved = next.now;
             }
             InLine::Wait => {
                 next.waits_left -= 1;
@@ -179,6 +197,18 @@ impl Scene for OrderScene {
             "somebody has waited for the window and nobody may be dialed".into()
         })?;
         demand_that(Rule::O1, is == ought, || format!("turn of {is:?}, by the facts {ought:?}"))?;
+        for front in &self.fronts {
+            let since = front.ready.filter(|_| !front.left).map(|since| since.max(self.moved));
+            demand_that(Rule::O3, self.order.since(front.ticket) == since, || {
+                format!(
+                    "{front:?}: its clock counts from {:?}, by the facts {since:?}",
+                    self.order.since(front.ticket)
+                )
+            })?;
+        }
+        demand_that(Rule::O1, self.late.is_none_or(|(is, said)| is == said), || {
+            format!("came too late, and was said to: {:?}", self.late)
+        })?;
         let hope = is.is_some() || self.order.next_timeout().is_some();
         demand_that(Rule::O3, first.is_none() || hope, || "waits for nothing".into())
     }

@@ -92,14 +92,16 @@ impl<C: Codec> Conn<C> {
             self.net.storming = !self.net.storming;
         }
         let kind = rng.below(self.plan.calm);
-        if [faults.reset, faults.truncate, faults.garbage, faults.dead_end].get(kind) == Some(&true) {
+        let kinds = [faults.reset, faults.truncate, faults.garbage, faults.dead_end, faults.hang_up];
+        if kinds.get(kind) == Some(&true) {
             self.trouble(leg, kind, rng);
         } else if faults.stall && rng.chance(5) {
             self.sleep(leg, rng.chance(60));
         }
     }
 
-    /// A reset, an end without good order, what nobody can open, writes that take nothing.
+    /// A reset, an end without good order, what nobody can open, writes that take nothing, a peer that
+    /// closes without waiting for anything.
     pub(super) fn trouble(&mut self, leg: Leg, kind: usize, rng: &mut Rng) {
         let Some(peer) = &mut self.peers[leg] else { return };
         let wire = &mut self.net.wires[leg];
@@ -108,6 +110,12 @@ impl<C: Codec> Conn<C> {
             1 if !peer.fin_sent => peer.vanish(wire),
             2 if !peer.fin_sent => peer.babble(rng),
             3 => wire.dead_end = true,
+            4 if !wire.gone => {
+                if !peer.fin_sent {
+                    peer.vanish(wire);
+                }
+                wire.peer_closed();
+            }
             _ => {}
         }
     }
@@ -124,7 +132,8 @@ impl<C: Codec> Conn<C> {
 
     /// Edges that mean nothing.
     pub(super) fn spurious_edges(&mut self, leg: Leg) {
-        self.net.wires[leg].edges = Ready::BOTH;
+        let edges = &mut self.net.wires[leg].edges;
+        *edges = Ready { hung_up: edges.hung_up, ..Ready::BOTH };
     }
 
     /// No more trouble: everybody listens, speaks and ends.
@@ -214,6 +223,7 @@ impl<C: Codec> Conn<C> {
             for bits in [&mut self.ready[leg], &mut wire.known] {
                 bits.readable |= edges.readable;
                 bits.writable |= edges.writable;
+                bits.hung_up |= edges.hung_up;
             }
             seen |= edges != Ready::default();
         }
@@ -237,6 +247,27 @@ impl<C: Codec> Conn<C> {
         self.peers.back = Some(Peer::new(peer, 2, 1, self.plan.bytes.back, self.ends.back));
         self.ready.back = Ready::BOTH;
         self.net.wires.back.known = Ready::BOTH;
+        self.runnable = true;
+    }
+
+    /// Front has to make room.
+    pub(super) fn evict(&mut self, now: Instant) {
+        self.relay.setup_failed(now, Leg::Front, Failure::Evicted);
+        self.tell_model(now, Input::ReadFailed(Leg::Front, Failure::Evicted));
+        self.runnable = true;
+    }
+
+    /// Others are dialed first.
+    pub(super) fn queued(&mut self, now: Instant) {
+        self.relay.queued(now);
+        self.tell_model(now, Input::Queued);
+        self.runnable = true;
+    }
+
+    /// They were.
+    pub(super) fn take_turn(&mut self, since: Instant, now: Instant) {
+        self.relay.turn(now, since);
+        self.tell_model(now, Input::Turn(since));
         self.runnable = true;
     }
 
@@ -320,6 +351,13 @@ impl<C: Codec> Conn<C> {
         demand_that(Rule::S7, self.relay.wants_connect() == dials, || {
             format!("back is to be dialed: {}, by the facts {dials}", self.relay.wants_connect())
         })?;
+        let hung_up = self
+            .outcome()
+            .is_some_and(|outcome| outcome.flows.front.reason == EndReason::SourceFailed(Failure::HungUp));
+        let waiting = self.relay.links.front.inbound.held();
+        demand_that(Rule::S1, !hung_up || waiting == 0, || {
+            format!("taken for nobody, with {waiting} bytes of its to be opened")
+        })?;
         for input in core::mem::take(&mut self.net.told) {
             self.tell_model(now, input);
         }
@@ -365,7 +403,9 @@ impl<C: Codec> Conn<C> {
         for leg in Leg::BOTH {
             let (is, ought) = (self.ready[leg], self.net.wires[leg].known);
             let write_over = self.relay.links[leg].write_over || self.outcome().is_some();
-            let right = is.readable == ought.readable && (is.writable == ought.writable || write_over);
+            let right = is.readable == ought.readable
+                && is.hung_up == ought.hung_up
+                && (is.writable == ought.writable || write_over);
             demand_that(Rule::L5, right, || format!("{leg}: taken for {is:?}, by the edges {ought:?}"))?;
             let early = self.net.wires[leg].written_early;
             demand_that(Rule::L5, !early || write_over, || format!("{leg}: written again without an edge"))?;
@@ -400,6 +440,16 @@ impl<C: Codec> Conn<C> {
             let wanted = demand.secure || (demand.read > 0 && room && self.record_fits(leg, demand));
             let reads = self.ready[leg].readable && wanted && link.inbound.end.is_none();
             demand_that(Rule::L5, !reads, || format!("{leg}: idle, and yet it could read: {demand:?}"))?;
+            let (wire, session) = (&self.net.wires[leg], self.relay.session());
+            let nobody = wire.is_over() && session.is_up(leg) && !session.is_up(leg.other());
+            demand_that(Rule::L5, !nobody || link.inbound.held() > 0, || {
+                format!("{leg}: hung up with nothing to deliver, and yet its backend is waited for")
+            })?;
+            let read_over = !matches!(session.phase(leg), Phase::Open | Phase::Discarding);
+            let reset = wire.known.hung_up && wire.reset.is_some() && read_over && session.is_up(leg.other());
+            demand_that(Rule::L5, !reset || link.write_over || !session.is_up(leg), || {
+                format!("{leg}: idle, and yet it was reset")
+            })?;
         }
         Ok(())
     }

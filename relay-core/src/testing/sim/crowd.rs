@@ -14,7 +14,7 @@ use super::super::rules::{Rule, Violation, demand_that};
 use super::conn::Conn;
 use super::plan::{Faults, Plan};
 use super::{Family, guarded};
-use crate::admission::{Dialer, Gate, Limits, ListenerId, Order, Peers, Ticket};
+use crate::admission::{Dialer, Gate, Limits, ListenerId, Order, Peers, Stranger, Ticket};
 use crate::error::Failure;
 use crate::leg::{Leg, PerLeg};
 use crate::pool::Pool;
@@ -75,10 +75,15 @@ struct Entry<C> {
     ticket: Ticket,
     dialer: Dialer,
     refusals: usize,
-    /// Has not proved yet who it is.
-    stranger: bool,
+    /// Has not proved yet who it is, or had not when it was sent away.
+    stranger: Option<Stranger>,
+    /// Was sent away, having been here so long.
+    evicted: Option<Duration>,
+    since: Instant,
     /// Holds up nobody any more.
     left: bool,
+    /// Waits for its turn: `None` before it is ready, then whether it has come.
+    turn: Option<bool>,
     /// Descriptors.
     holds: usize,
 }
@@ -90,6 +95,8 @@ struct Crowd<'a, F: Family> {
     orders: [Order; LISTENERS],
     /// Who became ready to be dialed, and when.
     ready: [Vec<(Ticket, Instant)>; LISTENERS],
+    /// When the line last moved.
+    moved: [Instant; LISTENERS],
     /// Those that accept(2) has not given us yet.
     queues: [VecDeque<Plan>; LISTENERS],
     entries: Vec<Entry<F::Codec>>,
@@ -134,6 +141,7 @@ impl<'a, F: Family> Crowd<'a, F> {
             gate,
             orders: [(); LISTENERS].map(|()| Order::new(Order::WINDOW)),
             ready: Default::default(),
+            moved: [Instant::ZERO; LISTENERS],
             queues: Default::default(),
             entries: Vec::new(),
             to_come: plan.clients,
@@ -271,21 +279,35 @@ impl<'a, F: Family> Crowd<'a, F> {
             } else if !self.healing && self.rng.chance(3) {
                 self.gate.skipped(id); // ECONNABORTED: the next one is as good
             } else if let Some(plan) = self.queues[id.0].pop_front() {
-                self.gate.accepted(id);
-                self.admit(id.0, plan);
+                let stranger = self.gate.accepted(self.now, id);
+                self.admit(id.0, plan, stranger);
             }
         }
-        Ok(accepts > 0)
+        Ok(accepts > 0 || self.evict()?)
     }
 
-    fn admit(&mut self, listener: usize, plan: Plan) {
+    /// Whoever is to make room is sent away.
+    fn evict(&mut self) -> Result<bool, Violation> {
+        let Some(stranger) = self.gate.wants_evicted(self.now) else { return Ok(false) };
+        self.gate.evicted(stranger);
+        let Some(entry) = self.entries.iter_mut().find(|entry| entry.stranger == Some(stranger)) else {
+            return Err(Violation { rule: Rule::A5, detail: format!("{stranger:?} is nobody's") });
+        };
+        let age = self.now.since(entry.since);
+        let fair = if entry.conn.relay.has_heard(Leg::Front) { Gate::PATIENCE } else { Gate::SILENCE };
+        demand_that(Rule::A5, age >= fair, || format!("{stranger:?} is sent away after {age:?}"))?;
+        entry.evicted = Some(age);
+        entry.conn.evict(self.now);
+        Ok(true)
+    }
+
+    fn admit(&mut self, listener: usize, plan: Plan, stranger: Option<Stranger>) {
         let mut conn = Conn::new(self.family, plan, &mut self.rng, self.now);
         if !self.healing && self.rng.chance(15) {
             conn.silence(Leg::Front);
         }
         let ticket = self.orders[listener].accepted();
-        let stranger = peers(listener) == Peers::Strangers;
-        if !stranger {
+        if stranger.is_none() {
             self.orders[listener].ready(self.now, ticket);
             self.ready[listener].push((ticket, self.now));
         }
@@ -295,10 +317,13 @@ impl<'a, F: Family> Crowd<'a, F> {
             conn,
             listener,
             ticket,
-            dialer: Dialer::new(1, self.rng.next()),
+            dialer: Dialer::new(1, plan.config().dial_timeout, self.rng.next()),
             refusals: if plan.faults.dial { self.rng.below(6) } else { 0 },
             stranger,
+            evicted: None,
+            since: self.now,
             left: false,
+            turn: None,
             holds: AT_ACCEPT,
         });
         self.summary.most = self.summary.most.max(self.entries.len());
@@ -307,11 +332,23 @@ impl<'a, F: Family> Crowd<'a, F> {
     fn turn_of(&mut self, at: usize) -> Result<bool, Violation> {
         let entry = &mut self.entries[at];
         let active = entry.conn.turn(&mut self.pool, &mut self.rng, self.now)?;
-        if entry.stranger && entry.conn.relay.session().is_up(Leg::Front) {
-            entry.stranger = false;
-            self.gate.authenticated();
+        if let Some(stranger) = entry.stranger
+            && entry.conn.relay.has_heard(Leg::Front)
+        {
+            self.gate.spoke(stranger);
+        }
+        if let Some(stranger) = entry.stranger
+            && entry.conn.relay.session().is_up(Leg::Front)
+        {
+            entry.stranger = None;
+            self.gate.authenticated(stranger);
             self.orders[entry.listener].ready(self.now, entry.ticket);
             self.ready[entry.listener].push((entry.ticket, self.now));
+        }
+        let entry = &mut self.entries[at];
+        if entry.turn.is_none() && entry.conn.relay.wants_connect() {
+            entry.turn = Some(false);
+            entry.conn.queued(self.now);
         }
         Ok(active)
     }
@@ -322,6 +359,12 @@ impl<'a, F: Family> Crowd<'a, F> {
         self.orders[entry.listener].left(entry.ticket);
         self.held -= entry.holds;
         let late = entry.conn.outcome().map(|outcome| outcome.flows.front.reason);
+        let patience = self.now.since(self.moved[entry.listener]);
+        let timeout = entry.conn.relay.session().config().dial_timeout;
+        let impatient = late == Some(EndReason::TimedOut(Timer::Dial)) && Some(patience) < timeout;
+        demand_that(Rule::O3, !impatient, || {
+            format!("gave up {patience:?} after one before it was connected")
+        })?;
         let starved = entry.dialer.last_failure() == Some(Failure::Exhausted);
         demand_that(Rule::A2, late != Some(EndReason::TimedOut(Timer::Dial)) || !starved, || {
             "let in, and no descriptor for its backend in time".into()
@@ -350,7 +393,12 @@ impl<'a, F: Family> Crowd<'a, F> {
         demand_that(Rule::S7, entry.conn.relay.wants_connect(), || {
             format!("{ticket:?} may be dialed, but not by its session")
         })?;
-        entry.dialer.started();
+        if entry.turn == Some(false) {
+            let since = self.orders[listener].since(ticket).unwrap_or_default();
+            entry.turn = Some(true);
+            entry.conn.take_turn(since, self.now);
+        }
+        entry.dialer.started(self.now);
         let missing = EACH - entry.holds;
         if missing > 0 && self.held + missing > self.descriptors {
             self.gate.exhausted(self.now);
@@ -361,7 +409,8 @@ impl<'a, F: Family> Crowd<'a, F> {
             entry.dialer.failed(self.now, reasons[self.rng.below(reasons.len())]);
         } else {
             entry.conn.connect(self.family, &mut self.rng, self.now);
-            self.orders[listener].left(ticket);
+            self.orders[listener].connected(self.now, ticket);
+            self.moved[listener] = self.now;
             (entry.left, entry.holds) = (true, EACH);
             self.held += missing;
         }
@@ -392,7 +441,8 @@ impl<'a, F: Family> Crowd<'a, F> {
 
     fn check(&self) -> Result<(), Violation> {
         let (sessions, limits) = (self.entries.len(), self.plan.limits);
-        let strangers = self.entries.iter().filter(|entry| entry.stranger).count();
+        let strangers =
+            self.entries.iter().filter(|entry| entry.stranger.is_some() && entry.evicted.is_none()).count();
         demand_that(Rule::A1, sessions <= limits.sessions && strangers <= limits.strangers, || {
             format!("{sessions} sessions, {strangers} of strangers")
         })?;

@@ -97,7 +97,7 @@ fn perform(sim: &mut Sim<'_, ToyFamily>, operation: u8) -> Result<(), Violation>
             let until = sim.now + Duration::from_secs(u64::from(how));
             sim.conn.stop(Stop::Drain { until }, sim.now);
         }
-        12 if how > 9 => sim.conn.trouble(leg, usize::from(how >> 1) - 5, &mut sim.rng),
+        12 if how > 5 => sim.conn.trouble(leg, usize::from(how >> 1) - 3, &mut sim.rng),
         13 => sim.conn.sleep(leg, how & 2 == 0),
         14 => sim.conn.spurious_edges(leg),
         15 if how < 4 && sim.may_dial() => {

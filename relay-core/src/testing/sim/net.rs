@@ -99,10 +99,23 @@ impl Wire {
         }
     }
 
+    /// After its FIN a peer's reset shows as EPIPE, and reading still gives the end (tcp(7)).
     pub(super) const fn peer_reset(&mut self) {
-        self.reset = Some(Failure::Reset);
+        self.reset = Some(if self.to_relay.fin { Failure::BrokenPipe } else { Failure::Reset });
         self.gone = true;
-        self.edges = Ready::BOTH;
+        self.edges = Ready { hung_up: true, ..Ready::BOTH };
+    }
+
+    /// The peer closes, as on a unix socket: what it sent can be read, then the end.
+    pub(super) const fn peer_closed(&mut self) {
+        self.to_relay.fin = true;
+        self.gone = true;
+        self.edges = Ready { hung_up: true, ..Ready::BOTH };
+    }
+
+    /// Nobody is there any more, and nothing of what there was is left to be read.
+    pub(super) fn is_over(&self) -> bool {
+        self.known.hung_up && self.to_relay.bytes.is_empty()
     }
 }
 
@@ -306,6 +319,36 @@ impl Transport for Net {
             self.breaks(Rule::S2, &format!("{source}: gives back a pipe with {left} bytes, of {there:?}"));
         }
     }
+
+    fn has_unread(&mut self, leg: Leg) -> Result<bool, TryError> {
+        let wire = &mut self.wires[leg];
+        if !wire.known.hung_up {
+            self.breaks(Rule::L5, &format!("{leg}: looked at before it hung up"));
+            return Ok(true);
+        }
+        if !wire.to_relay.bytes.is_empty() {
+            return Ok(true);
+        }
+        match wire.reset.take_if(|_| !wire.to_relay.fin) {
+            Some(failure) => {
+                wire.to_relay.fin = true;
+                self.told.push(Input::ReadFailed(leg, failure));
+                Err(TryError::Failed(failure))
+            }
+            None => {
+                self.told.push(Input::ReadFailed(leg, Failure::HungUp));
+                Ok(false)
+            }
+        }
+    }
+
+    fn take_error(&mut self, leg: Leg) -> Option<Failure> {
+        let wire = &mut self.wires[leg];
+        wire.known.hung_up = false;
+        let failure = wire.reset.take();
+        self.told.extend(failure.map(|failure| Input::WriteFailed(leg, failure)));
+        failure
+    }
 }
 
 /// What reading and filling, writing and draining have in common.
@@ -313,7 +356,7 @@ impl Net {
     /// The end of a source that has no bytes left, and says it.
     fn source_end(&mut self, leg: Leg) -> Option<Result<(), Failure>> {
         let wire = &mut self.wires[leg];
-        if let Some(failure) = wire.reset.take() {
+        if let Some(failure) = wire.reset.take_if(|_| !wire.to_relay.fin) {
             wire.to_relay.fin = true;
             self.told.push(Input::ReadFailed(leg, failure));
             return Some(Err(failure));

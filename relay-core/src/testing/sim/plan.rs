@@ -31,6 +31,8 @@ pub struct Faults {
     pub dead_end: bool,
     /// Peers vanish without their orderly end.
     pub truncate: bool,
+    /// Peers close without waiting for anything.
+    pub hang_up: bool,
     /// Peers of secure legs send what nobody can open.
     pub garbage: bool,
     /// Peers stop reading, or writing, for a while.
@@ -56,7 +58,13 @@ pub struct Faults {
 impl Faults {
     /// Whether they change when things happen, and nothing of what happens in the end.
     pub(super) const fn are_harmless(&self) -> bool {
-        let ends = self.reset || self.dead_end || self.truncate || self.garbage || self.dial || self.stop;
+        let ends = self.reset
+            || self.hang_up
+            || self.dead_end
+            || self.truncate
+            || self.garbage
+            || self.dial
+            || self.stop;
         let delays = self.stall || self.late;
         let misleads = self.stranger || self.hasty || self.impostor;
         !(ends || delays || misleads)
@@ -76,6 +84,7 @@ impl Faults {
             reset: on(20),
             dead_end: on(5),
             truncate: on(20),
+            hang_up: on(20),
             garbage: on(8),
             stall: on(40),
             dial: on(25),

@@ -39,6 +39,8 @@ pub(super) struct Sim<'a, F: Family> {
     dialer: Dialer,
     /// Dials that are refused before one is not.
     refusals: usize,
+    /// Dials that nobody answers before one is.
+    holes: usize,
     pub(super) pool: Pool,
     pub(super) rng: Rng,
     pub(super) now: Instant,
@@ -81,7 +83,8 @@ impl<'a, F: Family> Sim<'a, F> {
             family,
             plan,
             conn,
-            dialer: Dialer::new(1 + rng.below(3), rng.next()),
+            dialer: Dialer::new(1 + rng.below(3), plan.config().dial_timeout, rng.next()),
+            holes: if plan.faults.dial { rng.below(4) } else { 0 },
             refusals: if plan.faults.dial { rng.below(20) } else { 0 },
             pool: Pool::default(),
             rng,
@@ -148,7 +151,7 @@ impl<'a, F: Family> Sim<'a, F> {
 
     pub(super) fn heal(&mut self) {
         self.conn.heal();
-        self.refusals = 0;
+        (self.refusals, self.holes) = (0, 0);
     }
 
     /// Everybody gets a chance; if nobody can do anything, time passes.
@@ -166,13 +169,23 @@ impl<'a, F: Family> Sim<'a, F> {
     }
 
     pub(super) fn dial(&mut self) -> bool {
+        if self.dialer.trying().is_some() && self.conn.relay.wants_connect() {
+            let answered = self.holes == 0;
+            if answered {
+                self.conn.connect(self.family, &mut self.rng, self.now);
+            }
+            return answered;
+        }
         if !self.may_dial() {
             return false;
         }
         if self.rng.chance(50) {
             return true; // not yet
         }
-        self.dialer.started();
+        self.dialer.started(self.now);
+        if self.holes > 0 && self.rng.chance(50) {
+            return true;
+        }
         if self.refusals == 0 {
             self.conn.connect(self.family, &mut self.rng, self.now);
             return true;
@@ -210,9 +223,11 @@ impl<'a, F: Family> Sim<'a, F> {
             return demand_that(Rule::L1, woken, || "nothing can happen and no timer runs".into());
         };
         self.now = self.now.max(at);
+        let tried = self.dialer.trying();
         self.dialer.handle_timeout(self.now);
-        demand_that(Rule::D1, redial != Some(at) || self.dialer.wants_dial().is_some(), || {
-            format!("the pause before the next dial is over: {:?}", self.dialer)
+        self.holes -= usize::from(tried.is_some() && self.dialer.trying().is_none() && self.holes > 0);
+        demand_that(Rule::D1, redial != Some(at) || self.dialer.next_timeout() != Some(at), || {
+            format!("the pause before the next dial, or the try, is over: {:?}", self.dialer)
         })?;
         self.conn.on_time(self.now)
     }
