@@ -366,9 +366,10 @@ impl<H: Host> Acceptor<H> {
             Report::Exhausted => {
                 self.reserve = None;
                 self.gate.exhausted(self.clock.now());
-                self.arm_gate();
             }
         }
+        // Whoever comes to be the one to make room next, or to wait, has another deadline.
+        self.arm_gate();
     }
 
     fn leave(&mut self, place: Place, leave: impl FnOnce(&mut Order)) {

@@ -32,7 +32,8 @@ pub(crate) fn limits(wished: Option<usize>) -> Limits {
         log::warn!(max_sessions = wished, possible = within; "too few descriptors (RLIMIT_NOFILE)");
     }
     let sessions = wished.unwrap_or(default.sessions).min(within);
-    Limits { sessions, strangers: default.strangers.min(sessions), ..default }
+    // Half of them stay for those who have proved who they are, or need not.
+    Limits { sessions, strangers: default.strangers.min(sessions.div_ceil(2)), ..default }
 }
 
 #[cfg(test)]
@@ -49,7 +50,7 @@ mod tests {
     #[test]
     fn a_wish_is_a_bound_and_strangers_are_sessions_too() {
         let limits = limits(Some(2));
-        assert_eq!((limits.sessions, limits.strangers), (2, 2));
+        assert_eq!((limits.sessions, limits.strangers), (2, 1));
         assert!(super::limits(Some(usize::MAX)).sessions <= raise() / Route::DESCRIPTORS);
     }
 }

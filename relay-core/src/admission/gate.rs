@@ -35,7 +35,7 @@ pub struct Limits {
     /// so that a full relay does not alternate between one in and one out.
     pub sessions: usize,
     /// Of these, sessions whose front has not proved yet who it is; at least 1. Listeners whose
-    /// peers are known go on when this is reached.
+    /// peers are known go on when this is reached, so it is to be less than `sessions`.
     pub strangers: usize,
     /// Connections taken in one turn of the loop, at least 1: those that are open already must not
     /// wait behind a flood of new ones.

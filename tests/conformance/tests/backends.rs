@@ -4,7 +4,8 @@ use std::thread;
 use std::time::Duration;
 
 use relay_conformance::{Authority, Endpoint, Kind, Peer, Rig, Road, Scratch, Setup, Sink};
-use relay_conformance::{expect, receive, receive_all, send_all, sized, transfer};
+use relay_conformance::{expect, receive, receive_all, send_all, sized, skipped, transfer};
+use socket2::{Domain, Socket, Type};
 
 /// The target's QEMU makes its sockets when the migration begins, and removes them afterwards.
 #[test]
@@ -12,8 +13,12 @@ fn a_backend_may_appear_after_its_clients_and_go_and_come_back() {
     for kind in [Kind::Unix, Kind::Abstract, Kind::Tcp] {
         let scratch = Scratch::new();
         let nobody = Authority::common().issue("nobody").server();
-        // for TCP: a port that was somebody's
-        let at = Sink::new(&kind.endpoint(&scratch), &nobody).at().clone();
+        // for TCP: a port that was somebody's, at an address where no other test gets it meanwhile
+        let place = match kind {
+            Kind::Tcp => Endpoint::parse("tcp:127.0.0.77:0"),
+            _ => kind.endpoint(&scratch),
+        };
+        let at = Sink::new(&place, &nobody).at().clone();
         if let Endpoint::Unix(path) = &at {
             std::fs::remove_file(path).expect("it was made");
         }
@@ -164,5 +169,89 @@ fn an_idle_time_that_is_asked_for_is_kept() {
         assert!(received.count == 0 && received.end.is_err(), "{received:?}");
         let ended = rig.relays[0].log().ended(1).remove(0);
         assert_eq!(ended.front_end(), "timeout-idle", "{}", ended.text);
+    }
+}
+
+/// Whoever hangs up before the backend is there, and has sent nothing, wants nothing of it. Whoever has
+/// sent something is relayed though it is gone: its end may have come with its last bytes.
+#[test]
+fn a_client_that_hangs_up_before_its_backend_is_there_is_not_dialed_through() {
+    for abstract_too in [Kind::Unix, Kind::Abstract] {
+        let scratch = Scratch::new();
+        let nobody = Authority::common().issue("nobody").server();
+        let at = Kind::Unix.endpoint(&scratch);
+        let relay = abstract_too.listen(&scratch, &at).options(&["--dial-timeout", "off"]).start();
+        drop(connect(relay.at()));
+        let ended = relay.log().ended(1).remove(0);
+        assert_eq!((ended.front_end(), ended.back_end()), ("source-hung-up", "severed"), "{}", ended.text);
+        let gone = connect(relay.at());
+        send_all(&gone, 1, 100_000);
+        drop(gone);
+        let half = connect(relay.at());
+        send_all(&half, 2, 1000);
+        half.finish().expect("taken");
+        let sink = Sink::new(&at, &nobody);
+        receive_all(&sink.accept(), 1, 100_000);
+        let server = sink.accept();
+        receive_all(&server, 2, 1000);
+        transfer(&server, &half, 3, 1000);
+        drop((server, half));
+        let _ = relay.log().ended(3);
+        sink.assert_untouched();
+    }
+}
+
+/// The same for TCP, where only a reset says that nobody is there any more.
+#[test]
+fn a_client_that_resets_before_its_backend_is_there_is_not_dialed_through() {
+    let scratch = Scratch::new();
+    let at = Kind::Unix.endpoint(&scratch);
+    let relay = Kind::Tcp.listen(&scratch, &at).options(&["--dial-timeout", "off"]).start();
+    connect(relay.at()).reset();
+    let client = connect(relay.at());
+    client.finish().expect("taken");
+    client.reset(); // after its end
+    for ended in relay.log().ended(2) {
+        assert!(ended.front_end().starts_with("source-"), "{}", ended.text);
+    }
+    let sink = Sink::new(&at, &Authority::common().issue("nobody").server());
+    sink.assert_untouched();
+}
+
+/// A name with two addresses, one of which neither answers nor refuses.
+#[test]
+fn an_address_that_is_a_black_hole_does_not_use_up_the_dial_timeout() {
+    if !rustix::process::geteuid().is_root() {
+        return skipped("a hosts file of its own: not root");
+    }
+    let scratch = Scratch::new();
+    let nobody = Authority::common().issue("nobody").server();
+    let sink = Sink::new(&Endpoint::parse("tcp:127.0.0.1:0"), &nobody);
+    let port = sink.at().port();
+    // A listener whose queue is full lets the kernel drop whoever else comes.
+    let hole = Sink::with_backlog(&Endpoint::parse(&format!("tcp:127.0.0.2:{port}")), &nobody, 0);
+    let _full: Vec<_> = (0..4)
+        .map(|_| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+            socket.set_nonblocking(true).expect("flag");
+            let _ = socket.connect(&hole.at().address());
+            socket
+        })
+        .collect();
+    for order in ["127.0.0.2 127.0.0.1", "127.0.0.1 127.0.0.2"] {
+        let hosts: Vec<_> = order.split(' ').map(|address| format!("{address} twin.test\n")).collect();
+        std::fs::write(scratch.path("hosts"), hosts.concat()).expect("written");
+        let mount =
+            format!("mount --bind {} /etc/hosts && exec \"$0\" \"$@\"", scratch.path("hosts").display());
+        let relay = Setup::new("unix:@black-hole-test", &format!("tcp:twin.test:{port}"))
+            .wrapped(&["unshare", "--mount", "sh", "-c", &mount])
+            .options(&["--dial-timeout", "20s"])
+            .start();
+        // all of them, although the order keeps the second waiting for the first
+        let clients: Vec<_> = (0..3).map(|_| connect(relay.at())).collect();
+        for (seed, client) in clients.iter().enumerate() {
+            let server = sink.accept();
+            transfer(client, &server, seed as u64, 1000);
+        }
     }
 }

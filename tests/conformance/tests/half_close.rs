@@ -174,6 +174,25 @@ fn the_half_open_time_does_not_start_before_everything_is_flushed() {
     }
 }
 
+/// Nor when the other direction is over already and the answer is complete, its end included.
+#[test]
+fn the_end_of_a_complete_answer_waits_for_a_reader_that_takes_its_time() {
+    let len = 300_000;
+    for road in [Road::single(Kind::Unix, Kind::Unix), Road::single(Kind::Unix, Kind::Tls), Road::MIGRATION] {
+        let rig = Rig::with(road, &["--half-open-timeout", "1s"]);
+        let (client, server) = rig.connect();
+        client.write_all(b"request").expect("taken");
+        client.finish().expect("taken");
+        expect(&server, b"request");
+        receive_all(&server, 0, 0);
+        send_all(&server, 9, len);
+        server.finish().expect("taken");
+        thread::sleep(Duration::from_millis(2500));
+        receive_all(&client, 9, len);
+        assert!(rig.relays[0].log().ended(1).remove(0).is_clean());
+    }
+}
+
 /// The half-open time counts from the last progress, not from the end: whoever sends a little now
 /// and then may take much longer.
 #[test]

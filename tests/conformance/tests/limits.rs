@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use relay_conformance::peer::dial;
+use relay_conformance::peer::{client_connection, dial};
 use relay_conformance::{Authority, Kind, Peer, Relay, Rig, Road, Scratch, Setup, Sink};
 use relay_conformance::{expect, receive, receive_all, send_all, sized, skipped, transfer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -235,17 +235,51 @@ fn server_that_waits(rig: &Rig, seed: u64) -> Peer {
     server
 }
 
-/// More strangers than are let in at once: they are given up in time, and then it goes on.
+/// More strangers than are let in at once, who would stay for ever: those who came first make room, the
+/// log says so in a line or two, and somebody with a good certificate gets through.
 #[test]
 fn a_flood_of_silent_strangers_passes() {
     let rig = Rig::with(
         Road::single(Kind::Tls, Kind::Unix),
-        &["--handshake-timeout", "2s", "--max-sessions", "20"],
+        &["--handshake-timeout", "off", "--max-sessions", "20"],
     );
-    let strangers: Vec<_> = (0..sized(50, 500)).map(|_| dial(rig.entry())).collect();
+    let count = sized(50, 500);
+    let strangers: Vec<_> = (0..count).map(|_| dial(rig.entry())).collect();
     let (client, server) = rig.connect();
     transfer(&client, &server, 1, 1000);
     transfer(&server, &client, 2, 1000);
+    let log = rig.relays[0].log();
+    let crowded = log.wait("a line about the crowd", |lines| {
+        lines.iter().find(|line| line.text.contains("have not proved who they are")).cloned()
+    });
+    assert_eq!(crowded.field("limit"), "max-unauthenticated");
+    let lines = log.text().lines().filter(|line| line.contains("evicted")).count();
+    assert!(lines < count / 2, "{lines} lines about {count} strangers");
     drop(strangers);
     rig.finish();
+}
+
+/// A stranger who is slow but speaks is not the first to make room for others.
+#[test]
+fn a_slow_handshake_has_a_fair_time_in_a_flood() {
+    let rig = Rig::with(
+        Road::single(Kind::Tls, Kind::Unix),
+        &["--handshake-timeout", "off", "--max-sessions", "20"],
+    );
+    let mut slow = client_connection(rig.entry(), &rig.client);
+    let socket = dial(rig.entry());
+    slow.write_tls(&mut &socket).expect("taken");
+    let strangers: Vec<_> = (0..30).map(|_| dial(rig.entry())).collect();
+    // the first strangers were sent away meanwhile
+    let (client, server) = rig.connect();
+    drop((client, server));
+    while slow.is_handshaking() {
+        assert!(slow.read_tls(&mut &socket).expect("bytes") > 0, "sent away");
+        slow.process_new_packets().expect("a handshake");
+        while slow.wants_write() {
+            slow.write_tls(&mut &socket).expect("taken");
+        }
+    }
+    drop(rig.sink.accept());
+    drop(strangers);
 }

@@ -301,3 +301,19 @@ fn an_answer_that_is_cut_short_does_not_look_whole() {
         rig.finish();
     }
 }
+
+/// After a client's end a reset shows in nothing that is read. The relay notices all the same, and the
+/// server of a session that is over for the client learns of it, without saying anything itself.
+#[test]
+fn a_reset_after_the_end_is_noticed_while_the_server_is_silent() {
+    for sink in [Kind::Tcp, Kind::Unix] {
+        let rig = Rig::with(Road::single(Kind::Tcp, sink), &["--half-open-timeout", "off"]);
+        let (client, server) = rig.connect();
+        send_all(&client, 5, 1000);
+        client.finish().expect("taken");
+        receive_all(&server, 5, 1000);
+        client.reset();
+        let ended = rig.relays[0].log().ended(1).remove(0);
+        assert_eq!((ended.front_end(), ended.back_end()), ("eof", "sink-broken-pipe"), "{}", ended.text);
+    }
+}
