@@ -92,7 +92,7 @@ fn read(files: &TlsFiles) -> Result<Settings, TlsError> {
     let leaf = material.leaf();
     log::info!(identity:% = leaf, not_after = leaf.not_after_text().as_str(); "certificate loaded");
     if let Some(trouble) = trouble(leaf, SystemTime::now()) {
-        log::warn!(identity:% = leaf; "{trouble}");
+        log::warn!(identity:% = leaf, not_after = leaf.not_after_text().as_str(); "{trouble}");
     }
     Ok(settings)
 }
@@ -106,6 +106,10 @@ fn trouble(leaf: &PeerInfo, now: SystemTime) -> Option<&'static str> {
     } else if now < leaf.not_before() {
         Some(
             "our certificate is not valid yet, and peers will reject it; compare this node's clock with the CA's",
+        )
+    } else if leaf.not_after() - now < (leaf.not_after() - leaf.not_before()) / 10 {
+        Some(
+            "our certificate ends soon (less than a tenth of its time is left): renew it; files that change are read again",
         )
     } else {
         None

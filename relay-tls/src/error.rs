@@ -42,6 +42,7 @@ pub(crate) enum Problem {
     BadKey { reason: String },
     BadList { reason: String },
     OtherKey { certificate: String },
+    NotFirst { certificate: String, place: usize },
     Unusable { reason: String },
 }
 
@@ -65,6 +66,10 @@ impl fmt::Display for Problem {
             Self::OtherKey { certificate } => {
                 write!(f, "the private key does not belong to the certificate in {certificate}")
             }
+            Self::NotFirst { certificate, place } => write!(
+                f,
+                "the private key belongs to certificate number {place} in {certificate}, and ours has to be the first, with those that signed it after it"
+            ),
             Self::Unusable { reason } => f.write_str(reason),
         }
     }

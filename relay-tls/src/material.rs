@@ -138,9 +138,17 @@ fn check_key(
         .key_provider
         .load_private_key(private_key.clone_key())
         .map_err(|error| MaterialError::new(key.file, line, Problem::BadKey { reason: error.to_string() }))?;
-    CertifiedKey::new(certificates.to_vec(), signing).keys_match().map_err(|error| {
+    let fits = |certificates: &[CertificateDer<'static>]| {
+        CertifiedKey::new(certificates.to_vec(), Arc::clone(&signing)).keys_match()
+    };
+    fits(certificates).map_err(|error| {
+        let certificate = chain.file.to_owned();
+        let elsewhere = certificates.iter().position(|other| fits(std::slice::from_ref(other)).is_ok());
         let problem = match error {
-            rustls::Error::InconsistentKeys(_) => Problem::OtherKey { certificate: chain.file.to_owned() },
+            rustls::Error::InconsistentKeys(_) => match elsewhere {
+                Some(index) => Problem::NotFirst { certificate, place: index + 1 },
+                None => Problem::OtherKey { certificate },
+            },
             other => Problem::BadKey { reason: other.to_string() },
         };
         MaterialError::new(key.file, line, problem)

@@ -4,7 +4,7 @@ use clap::{ArgMatches, Command};
 
 use super::args::{all, endpoint, many, rights, rights_args, those_given};
 use super::serving::{Serving, TlsFiles, serving, tls_files, with_serving};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Host};
 use crate::listen::Rights;
 
 /// `forward`: relay whatever connects.
@@ -83,6 +83,9 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Forward, String> {
     for endpoint in &connect {
         check_connect(endpoint)?;
     }
+    if let Some(circle) = circle(&listen, &connect) {
+        return Err(circle);
+    }
     if let Some((flags, verb)) = those_given(matches, &["mode", "owner"])
         && !listen.iter().any(|e| matches!(e, Endpoint::Unix(_)))
     {
@@ -105,5 +108,58 @@ pub(super) fn check_connect(endpoint: &Endpoint) -> Result<(), String> {
             Err(format!("--connect {endpoint}: port 0 can only be listened on; say which one to connect to"))
         }
         Endpoint::Unix(_) | Endpoint::Abstract(_) | Endpoint::Tcp(_) | Endpoint::Tls(_) => Ok(()),
+    }
+}
+
+/// What is wrong if a connection would come back to where it was taken, for ever: by one pair or by way
+/// of several. Only what is certain from the words; a name may be anybody's.
+fn circle(listen: &[Endpoint], connect: &[Endpoint]) -> Option<String> {
+    for start in 0..listen.len() {
+        let mut at = start;
+        // no circle is longer than there are pairs
+        for _ in 0..listen.len() {
+            let Some(next) = listen.iter().position(|listen| is_taken_by(&connect[at], listen)) else {
+                break;
+            };
+            if next == start {
+                return Some(format!(
+                    "--connect {} leads back to --listen {}: each connection would make another one, for ever",
+                    connect[at], listen[start]
+                ));
+            }
+            at = next;
+        }
+    }
+    None
+}
+
+/// Whether a connection to `to` is certain to be taken at `listen`.
+fn is_taken_by(to: &Endpoint, listen: &Endpoint) -> bool {
+    match (to, listen) {
+        (Endpoint::Unix(to), Endpoint::Unix(at)) => to == at,
+        (Endpoint::Abstract(to), Endpoint::Abstract(at)) => to == at,
+        // in plaintext a TLS listener takes nobody
+        (Endpoint::Tcp(to), Endpoint::Tcp(at))
+        | (Endpoint::Tls(to), Endpoint::Tcp(at) | Endpoint::Tls(at)) => {
+            to.port == at.port && (to.host == at.host || (is_any(&at.host) && is_here(&to.host)))
+        }
+        _ => false,
+    }
+}
+
+const fn is_any(host: &Host) -> bool {
+    match host {
+        Host::V4(address) => address.is_unspecified(),
+        Host::V6(address, _) => address.is_unspecified(),
+        Host::Name(_) => false,
+    }
+}
+
+/// Loopback, or the unspecified address, which connect(2) takes for it.
+const fn is_here(host: &Host) -> bool {
+    match host {
+        Host::V4(address) => address.is_loopback() || address.is_unspecified(),
+        Host::V6(address, _) => address.is_loopback() || address.is_unspecified(),
+        Host::Name(_) => false,
     }
 }

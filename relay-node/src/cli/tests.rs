@@ -241,6 +241,12 @@ fn misuse_is_told_on_one_line_that_says_what_would_be_right() {
         ("forward --listen unix:a --connect unix:@b --mode 999", "a mode is octal"),
         ("forward --listen unix:a --connect unix:@b --owner qemu", "two numbers, UID:GID"),
         ("forward --listen unix:a --connect unix:@b --owner 0:4294967295", "two numbers, UID:GID"),
+        ("forward --listen unix:/a --connect unix:/a", "leads back to --listen unix:/a"),
+        ("forward --listen tcp:[::]:7 --connect tcp:127.0.0.1:7", "leads back to --listen tcp:[::]:7"),
+        (
+            "forward --listen unix:@a --connect unix:@b --listen unix:@b --connect unix:@a",
+            "--connect unix:@a leads back",
+        ),
         ("forward --listen unix:@a --connect tcp:h:0", "port 0 can only be listened on"),
         ("forward --listen unix:@a --connect fd:x", "can only be listened on"),
         ("forward --listen unix:@a --connect /run/x", "unix:/run/x"),

@@ -131,6 +131,14 @@ fn a_key_of_another_certificate() {
 }
 
 #[test]
+fn a_chain_whose_first_certificate_is_not_ours_says_where_ours_is() {
+    let mut files = files();
+    files.chain = format!("{}{}", files.ca, files.chain);
+    let error = error(&files);
+    assert!(error.contains("certificate number 2 in /x/tls.crt, and ours has to be the first"), "{error}");
+}
+
+#[test]
 fn encrypted_keys_say_how_to_decrypt_them() {
     let pkcs8 = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
     let legacy = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";

@@ -14,10 +14,8 @@ fn a_backend_may_appear_after_its_clients_and_go_and_come_back() {
         let scratch = Scratch::new();
         let nobody = Authority::common().issue("nobody").server();
         // for TCP: a port that was somebody's, at an address where no other test gets it meanwhile
-        let place = match kind {
-            Kind::Tcp => Endpoint::parse("tcp:127.0.0.77:0"),
-            _ => kind.endpoint(&scratch),
-        };
+        let apart = Endpoint::parse("tcp:127.0.0.77:0");
+        let place = if kind == Kind::Tcp { apart } else { kind.endpoint(&scratch) };
         let at = Sink::new(&place, &nobody).at().clone();
         if let Endpoint::Unix(path) = &at {
             std::fs::remove_file(path).expect("it was made");
