@@ -95,16 +95,82 @@ def bulk(path, streams, size):
     return time.perf_counter() - start
 
 
+def _echo(connection):
+    """One small message there and back."""
+    connection.send(bytes(MESSAGE))
+    if len(connection.recv(MESSAGE, socket.MSG_WAITALL)) < MESSAGE:
+        raise Stalled("the echo ended")
+
+
+def connections(path, count, at_once=4):
+    """Seconds for `count` connections, one message there and back in each, so many at once."""
+    failures = []
+
+    def work(share):
+        try:
+            for _ in range(share):
+                with _open(path, ECHO) as connection:
+                    _echo(connection)
+        except (OSError, Stalled) as error:
+            failures.append(str(error))
+
+    threads = [threading.Thread(target=work, args=(count // at_once,)) for _ in range(at_once)]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise Stalled(failures[0])
+    return time.perf_counter() - start
+
+
+def idle(path, count):
+    """So many connections that have exchanged one message each, open."""
+    opened = []
+    try:
+        for _ in range(count):
+            connection = _open(path, ECHO)
+            opened.append(connection)
+            _echo(connection)
+    except OSError as error:
+        raise Stalled(str(error)) from error
+    return opened
+
+
+def round_trips_under_bulk(path, count):
+    """As `round_trips`, while another connection sends as much as it can."""
+    stop, ready = multiprocessing.Event(), multiprocessing.Event()
+
+    def send():
+        chunk = bytes(CHUNK)
+        with _open(path, BULK, 1 << 50) as connection:
+            ready.set()
+            while not stop.is_set():
+                connection.sendall(chunk)
+
+    # a process of its own: in a thread it would hold the interpreter's lock when an answer comes
+    sender = multiprocessing.Process(target=send, daemon=True)
+    sender.start()
+    try:
+        if not ready.wait(STALLED_SECONDS):
+            raise Stalled("no connection for the bulk")
+        time.sleep(0.2)
+        return round_trips(path, count)
+    finally:
+        stop.set()
+        sender.join(STALLED_SECONDS)
+        sender.kill()
+
+
 def round_trips(path, count):
     """Seconds of each of `count` round trips of one small message."""
-    message, times = bytes(MESSAGE), []
+    times = []
     try:
         with _open(path, ECHO) as connection:
             for _ in range(count):
                 start = time.perf_counter()
-                connection.send(message)
-                if len(connection.recv(MESSAGE, socket.MSG_WAITALL)) < MESSAGE:
-                    raise Stalled("the echo ended")
+                _echo(connection)
                 times.append(time.perf_counter() - start)
     except OSError as error:
         raise Stalled(str(error)) from error

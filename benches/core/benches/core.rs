@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use relay_core::Pool;
-use relay_core_bench::{relay_plain, session_life};
+use relay_core_bench::{Pair, relay_plain, session_life};
 
 fn session(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("session");
@@ -25,5 +25,17 @@ fn relay(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(core, session, relay);
+fn pair(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("pair");
+    let (pair, mut pool) = (Pair::new(), Pool::default());
+    group.throughput(Throughput::Bytes(16 << 20));
+    group.bench_function("plain, TLS, plain", |bencher| {
+        bencher.iter(|| pair.relay(black_box(16 << 20), &mut pool));
+    });
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("handshake", |bencher| bencher.iter(|| pair.relay(0, &mut pool)));
+    group.finish();
+}
+
+criterion_group!(core, session, relay, pair);
 criterion_main!(core);

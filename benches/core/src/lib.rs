@@ -1,5 +1,9 @@
 //! A transport that costs next to nothing: what is measured is the core.
 
+mod pair;
+
+pub use pair::Pair;
+
 use relay_core::codec::Plain;
 use relay_core::{
     Config, Input, Instant, Leg, PerLeg, Pool, Pumped, Ready, Relay, Session, Transport, TryError, pump,
@@ -90,6 +94,7 @@ mod tests {
     fn what_is_measured_works() {
         let mut pool = Pool::default();
         relay_plain(3 << 20, 64 << 10, &mut pool);
+        Pair::new().relay(3 << 20, &mut pool);
         assert_eq!((session_life(10), pool.lent()), (45, 0));
     }
 }
