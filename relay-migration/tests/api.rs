@@ -57,6 +57,8 @@ fn the_other_calls() {
         ("POST", "/v1/drain", "", Call::Drain(None)),
         ("POST", "/v1/drain", "{}", Call::Drain(None)),
         ("POST", "/v1/drain", r#"{"timeout_s":0}"#, Call::Drain(Some(Duration::ZERO))),
+        ("GET", "/v1/targets", "", Call::List(Side::Target)),
+        ("GET", "/v1/sources", "", Call::List(Side::Source)),
         ("GET", "/healthz", "", Call::Health),
         ("GET", "/readyz", "", Call::Ready),
         ("GET", "/metrics", "", Call::Metrics),
@@ -76,14 +78,19 @@ fn the_other_calls() {
         key: "k".into(),
         side: "target".into(),
         channel: 0,
-        peer: "cn:x".into(),
+        peer: "10.1.1.1:5".into(),
+        identity: Some("cn:x".into()),
+        listen: "tls:[::]:1".into(),
+        connect: "unix:/q".into(),
+        stage: "open".into(),
         bytes_forward: 1,
         bytes_backward: 2,
-        age_s: 3,
+        age_s: 3.5,
+        stalled_for_s: 0.0,
     };
     assert_eq!(
         serde_json::to_string(&SessionsAnswer { sessions: vec![session] }).expect("JSON"),
-        r#"{"sessions":[{"id":1,"key":"k","side":"target","channel":0,"peer":"cn:x","bytes_forward":1,"bytes_backward":2,"age_s":3}]}"#
+        r#"{"sessions":[{"id":1,"key":"k","side":"target","channel":0,"peer":"10.1.1.1:5","identity":"cn:x","listen":"tls:[::]:1","connect":"unix:/q","stage":"open","bytes_forward":1,"bytes_backward":2,"age_s":3.5,"stalled_for_s":0.0}]}"#
     );
 }
 
@@ -92,9 +99,9 @@ fn what_is_wrong_is_told_with_the_right_status() {
     const TARGET: &str = "/v1/targets/k";
     const SOURCE: &str = "/v1/sources/k";
     for (method, path, body, status, says) in [
-        ("GET", "/", "", 404, "there are /v1/targets/KEY"),
-        ("GET", "/v1/targets", "", 404, "there are /v1/targets/KEY"),
-        ("GET", "/v1/targets/k/x", "", 404, "there are /v1/targets/KEY"),
+        ("GET", "/", "", 404, "there are /v1/targets, /v1/targets/KEY"),
+        ("PUT", "/v1/targets", "", 405, "use GET"),
+        ("GET", "/v1/targets/k/x", "", 404, "there are /v1/targets, /v1/targets/KEY"),
         ("POST", TARGET, "", 405, "use PUT, GET or DELETE"),
         ("PUT", "/healthz", "", 405, "use GET"),
         ("GET", "/v1/drain", "", 405, "use POST"),

@@ -8,7 +8,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -67,13 +67,13 @@ impl Runtime for Threads {
                     // A real loop tells EMFILE from EAGAIN here; see `failure::is_exhausted`.
                     while let Ok((front, peer)) = route.listener.accept() {
                         shared.open.fetch_add(1, Ordering::SeqCst);
-                        let (plan, shared) = (Arc::clone(&route.plan), &shared);
+                        let (plan, shared) = (route.plan.present(), &shared);
                         let seat = server.sessions.enter(*id, plan, peer, shared.now());
                         scope.spawn(move || run(shared, &seat, front));
                     }
                 }
             }
-            routes.clear(); // closes the listeners
+            shared.close(&mut routes, |_| true);
             while shared.open.load(Ordering::SeqCst) > 0 {
                 let _ = wait(&mut [in_poll(&server.commands)], Some(TICK));
                 shared.obey(&mut routes);
@@ -103,11 +103,14 @@ impl Shared<'_> {
                 Command::Open { id, route } => {
                     if self.stop().is_none() {
                         routes.push((id, route));
+                    } else {
+                        drop(route);
+                        self.server.observer.listener_closed(id);
                     }
                     continue;
                 }
                 Command::Close { id, sessions } => {
-                    routes.retain(|(route, _)| *route != id);
+                    self.close(routes, |route| route == id);
                     if sessions == Sessions::Abort {
                         self.end(|session| session.route == id);
                     }
@@ -119,6 +122,13 @@ impl Shared<'_> {
                 }
             };
             *lock(&self.stop) = Some(stop);
+        }
+    }
+
+    fn close(&self, routes: &mut Vec<(RouteId, Route)>, which: impl Fn(RouteId) -> bool) {
+        for (id, route) in routes.extract_if(.., |(id, _)| which(*id)) {
+            drop(route);
+            self.server.observer.listener_closed(id);
         }
     }
 

@@ -467,7 +467,7 @@ impl<H: Host> Acceptor<H> {
                 let stranger = self.gate.accepted(now, number);
                 entrance.places += 1;
                 let place = Place { listener: number, ticket: entrance.order.accepted() };
-                let seat = self.server.sessions.enter(entrance.id, Arc::clone(&entrance.plan), peer, now);
+                let seat = self.server.sessions.enter(entrance.id, entrance.plan.present(), peer, now);
                 if let Some(stranger) = stranger {
                     self.strangers.insert(stranger, seat.id());
                 }

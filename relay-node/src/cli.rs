@@ -5,9 +5,11 @@ mod args;
 mod check;
 mod demo;
 mod forward;
+mod node;
 mod pages;
 mod serving;
 mod source;
+mod status;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -20,9 +22,11 @@ use clap::{ArgMatches, Command};
 pub use check::Check;
 pub use demo::Demo;
 pub use forward::Forward;
+pub use node::{Allowed, Node, Vmis};
 pub use pages::{Shell, completions, man};
 pub use serving::{Serving, Timeouts, TlsFiles};
 pub use source::Source;
+pub use status::Status;
 pub use target::{Address, Target};
 pub use uri::{Build, UriTask};
 
@@ -36,6 +40,10 @@ pub enum Action {
     Source(Box<Source>),
     /// `target`.
     Target(Box<Target>),
+    /// `node`.
+    Node(Box<Node>),
+    /// `status`.
+    Status(Status),
     /// `check`.
     Check(Box<Check>),
     /// `uri`.
@@ -82,6 +90,8 @@ Exit codes: 0 done or drained, 1 failed, 2 bad usage, 3 drain deadline passed wi
         .subcommand(forward::command(name))
         .subcommand(source::command(name))
         .subcommand(target::command(name))
+        .subcommand(node::command(name))
+        .subcommand(status::command(name))
         .subcommand(check::command(name))
         .subcommand(uri::command(name))
         .subcommand(demo::command(name))
@@ -103,6 +113,8 @@ fn action(matches: &ArgMatches) -> Result<Action, String> {
         Some(("forward", given)) => Action::Forward(Box::new(forward::read(given)?)),
         Some(("source", given)) => Action::Source(Box::new(source::read(given)?)),
         Some(("target", given)) => Action::Target(Box::new(target::read(given)?)),
+        Some(("node", given)) => Action::Node(Box::new(node::read(given)?)),
+        Some(("status", given)) => Action::Status(status::read(given)?),
         Some(("check", given)) => Action::Check(Box::new(check::read(given)?)),
         Some(("uri", given)) => Action::Uri(Box::new(uri::read(given)?)),
         Some(("demo", given)) => Action::Demo(demo::read(given)),

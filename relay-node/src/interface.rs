@@ -3,6 +3,11 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::{Mutex, PoisonError};
+
+use socket2::Domain;
+
+use crate::socket::{self, TcpOptions};
 
 /// Whether others can reach it, on this network or beyond: Go's `IsGlobalUnicast`, by which KubeVirt
 /// chooses. Private addresses (RFC 1918, RFC 4193) are among them.
@@ -89,6 +94,32 @@ impl Origin {
             IpAddr::V6(_) => self.v6,
         }
     }
+}
+
+/// The present one, for those who dial. It changes with the interface's addresses.
+#[derive(Debug, Default)]
+pub(crate) struct SharedOrigin(Mutex<Origin>);
+
+impl SharedOrigin {
+    pub(crate) fn get(&self) -> Origin {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set(&self, origin: Origin) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = origin;
+    }
+}
+
+/// Every address of this machine: of both families by `::`, unless the kernel knows one only.
+pub(crate) fn any() -> IpAddr {
+    let knows_v6 = socket::new(Domain::IPV6, TcpOptions::default()).is_ok();
+    if knows_v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+}
+
+/// What to tell sources of a target that listens at `bind`, if nobody said it.
+pub(crate) fn advertised(bind: IpAddr) -> IpAddr {
+    let local = if bind.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+    if bind.is_unspecified() { outward(bind).unwrap_or(local) } else { bind }
 }
 
 fn choose(known: impl Iterator<Item = (String, IpAddr)>, name: &str) -> Result<IpAddr, NoAddress> {

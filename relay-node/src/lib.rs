@@ -38,6 +38,7 @@ pub mod listen;
 pub mod live;
 mod log_queue;
 pub mod logging;
+mod node;
 pub mod observer;
 mod opening;
 pub mod pipes;
@@ -53,6 +54,7 @@ pub mod signals;
 mod site;
 pub mod socket;
 mod socket_file;
+mod status;
 #[cfg(test)]
 mod testing;
 pub mod timers;

@@ -14,7 +14,7 @@ use crate::place::Place;
 use crate::resolve;
 use crate::socket::{self, Peer, TcpOptions};
 pub use crate::socket_file::Rights;
-use crate::socket_file::{self, SocketFile};
+use crate::socket_file::{self, FileId, SocketFile};
 
 /// Connections that may wait to be accepted, unless `net.core.somaxconn` is lower (listen(2)).
 const BACKLOG: i32 = 1024;
@@ -52,6 +52,11 @@ impl Listener {
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         self.local.host_port().map(|at| at.port)
+    }
+
+    /// Which file it has made, if it has made one.
+    pub(crate) fn file_id(&self) -> Option<FileId> {
+        self._file.as_ref().map(SocketFile::id)
     }
 
     /// Takes the next connection: non-blocking, close-on-exec, with its options set.

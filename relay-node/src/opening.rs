@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use relay_core::Instant;
@@ -16,7 +16,6 @@ use relay_migration::registry::{
     TargetRequest, Ticket,
 };
 use serde::Serialize;
-use socket2::Domain;
 
 use crate::cli::{Address, Forward, Source, Target};
 use crate::endpoint::Endpoint;
@@ -26,7 +25,6 @@ use crate::listen::{ListenOptions, listen};
 use crate::resolve::Backend;
 use crate::server::{Label, Plan, Route};
 use crate::site::{Site, Trouble};
-use crate::socket::TcpOptions;
 use crate::tls::Tls;
 
 /// What is open, and what standard output is told besides where it listens.
@@ -107,7 +105,7 @@ struct Ports {
 /// `target`: ports here, the pod's unix sockets behind them.
 pub(crate) fn target(asked: &Target, tls: Option<&Arc<Tls>>) -> Result<Opening, Failed> {
     let (bind, zone) = bind_address(&asked.bind);
-    let found = if asked.advertise.is_some() { None } else { Some(find_advertised(bind)) };
+    let found = if asked.advertise.is_some() { None } else { Some(interface::advertised(bind)) };
     let advertise = asked.advertise.or(found).unwrap_or(bind);
     let config = Config { range: asked.range, ..Config::new(Network { bind, advertise }) };
     let request = TargetRequest {
@@ -136,28 +134,16 @@ fn unexpected() -> Failed {
 /// Where to listen: as upstream, an interface that is not there or not ready is no reason not to.
 fn bind_address(asked: &Address) -> (IpAddr, Option<String>) {
     match asked {
-        Address::Any => (any(), None),
+        Address::Any => (interface::any(), None),
         Address::Of(address, zone) => (*address, zone.clone()),
         Address::Interface(name) => match interface::first_global(name) {
             Ok(address) => (address, None),
             Err(why) => {
                 log::warn!(interface = name.as_str(), error:% = why; "listening at every address instead of the interface's");
-                (any(), None)
+                (interface::any(), None)
             }
         },
     }
-}
-
-/// Both families by `::`, unless the kernel knows one only.
-fn any() -> IpAddr {
-    let knows_v6 = crate::socket::new(Domain::IPV6, TcpOptions::default()).is_ok();
-    if knows_v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
-}
-
-/// What to tell sources if nobody said it.
-fn find_advertised(bind: IpAddr) -> IpAddr {
-    let local = if bind.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-    if bind.is_unspecified() { interface::outward(bind).unwrap_or(local) } else { bind }
 }
 
 /// Tells the operator what was found.

@@ -97,18 +97,14 @@ pub(crate) fn open_socket(at: &SocketPath) -> io::Result<OwnedFd> {
     }
 }
 
-/// How to dial what [`open_socket`] has opened, for as long as the descriptor lives.
-pub(crate) fn through_socket(socket: &OwnedFd) -> PathBuf {
-    through(socket)
-}
-
 /// The directories beneath the base, and the socket's own name.
 fn split(at: &SocketPath) -> (impl Iterator<Item = &str>, &str) {
     let (above, name) = at.beneath().rsplit_once('/').unwrap_or_else(|| ("", at.beneath()));
     (above.split('/').filter(|name| !name.is_empty()), name)
 }
 
-fn through(directory: &OwnedFd) -> PathBuf {
+/// The magic link that names the very file that is open.
+pub(crate) fn through(directory: &impl AsRawFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()))
 }
 
@@ -245,7 +241,7 @@ mod tests {
         let socket = open_socket(&at).expect("a socket");
         fs::remove_file(&name).expect("remove");
         symlink(dir.path("precious"), &name).expect("symlink");
-        std::os::unix::net::UnixStream::connect(through_socket(&socket)).expect("connect");
+        std::os::unix::net::UnixStream::connect(through(&socket)).expect("connect");
         real.accept().expect("the real one");
         precious.set_nonblocking(true).expect("option");
         assert_eq!(precious.accept().expect_err("nobody").kind(), io::ErrorKind::WouldBlock);

@@ -7,19 +7,21 @@ use std::sync::Arc;
 use log::LevelFilter;
 
 use crate::check;
-use crate::cli::{self, Action, Early, Serving, TlsFiles};
+use crate::cli::{self, Action, Early, Node, Serving, TlsFiles};
 use crate::control::{self, Controller};
 use crate::demo;
 use crate::descriptors;
 use crate::inherited::Inherited;
 use crate::log_queue;
 use crate::logging::{self, complain, say};
+use crate::node;
 use crate::observer::LogObserver;
 use crate::opening::{self, Failed, Opening};
 use crate::server::{self, Runtime, Served, Server};
 use crate::service;
 use crate::sessions::SessionTable;
 use crate::signals::{self, Reload};
+use crate::status;
 use crate::tls::Tls;
 use crate::uri;
 use crate::watch::Watch;
@@ -83,9 +85,14 @@ fn run(
         Action::Target(asked) => {
             return serve(runtime, &asked.serving, asked.tls.as_ref(), |tls| opening::target(&asked, tls));
         }
+        Action::Node(asked) => return serve_node(runtime, &asked, inherited),
         Action::Demo(asked) => {
             logging::start(asked.log_format, LevelFilter::Error);
             demo::run(runtime, &asked).map_err(|e| Failed::at("the demo failed", e))?;
+            return Ok(Served::default());
+        }
+        Action::Status(asked) => {
+            status::run(&asked).map_err(Failed)?;
             return Ok(Served::default());
         }
         Action::Check(asked) => {
@@ -108,20 +115,11 @@ fn serve(
     files: Option<&TlsFiles>,
     open: impl FnOnce(Option<&Arc<Tls>>) -> Result<Opening, Failed>,
 ) -> Result<Served, Failed> {
-    logging::start(serving.log_format, LevelFilter::Info);
-    let watched = files.map(|files| Watch::new(files.paths()));
-    let tls = match files {
-        Some(files) => Some(Arc::new(Tls::load(files.clone()).map_err(|e| Failed::at("TLS", e))?)),
-        None => None,
-    };
+    let tls = begin(serving, files)?;
     let (controller, commands) =
         control::channel().map_err(|e| Failed::at("could not make a socket pair", e))?;
     // Before anybody can connect: whoever sees us listening may stop us in good order.
     listen_for_signals(controller, tls.clone())?;
-    if let (Some(watched), Some(tls)) = (watched, tls.clone()) {
-        let changed = move || service::while_reloading(|| reload(&tls, "files changed"));
-        watched.start(changed).map_err(|e| Failed::at("could not watch the TLS files", e))?;
-    }
     let Opening { routes, answer } = open(tls.as_ref())?;
     for route in &routes {
         say(&format!("listening {}", route.listener.local()));
@@ -140,11 +138,36 @@ fn serve(
         commands,
     };
     let served = runtime.serve(server).map_err(|e| Failed(e.to_string()))?;
+    stopped(served);
+    Ok(served)
+}
+
+/// The daemon.
+fn serve_node(runtime: &impl Runtime, asked: &Node, inherited: Inherited) -> Result<Served, Failed> {
+    let tls = begin(&asked.serving, asked.tls.as_ref())?;
+    let signals = |wishes| listen_for_signals(wishes, tls.clone());
+    let served = node::run(runtime, asked, tls.as_ref(), inherited, signals)?;
+    stopped(served);
+    Ok(served)
+}
+
+/// Begins to log, and to follow the TLS files.
+fn begin(serving: &Serving, files: Option<&TlsFiles>) -> Result<Option<Arc<Tls>>, Failed> {
+    logging::start(serving.log_format, LevelFilter::Info);
+    let Some(files) = files else { return Ok(None) };
+    let watched = Watch::new(files.paths());
+    let tls = Arc::new(Tls::load(files.clone()).map_err(|e| Failed::at("TLS", e))?);
+    let watching = Arc::clone(&tls);
+    let changed = move || service::while_reloading(|| reload(&watching, "files changed"));
+    watched.start(changed).map_err(|e| Failed::at("could not watch the TLS files", e))?;
+    Ok(Some(tls))
+}
+
+fn stopped(served: Served) {
     log::info!(
         sessions = served.sessions, cut = served.cut_by_deadline, aborted = served.aborted;
         "stopped"
     );
-    Ok(served)
 }
 
 fn listen_for_signals(controller: Controller, tls: Option<Arc<Tls>>) -> Result<(), Failed> {

@@ -17,6 +17,7 @@ use relay_migration::SocketPath;
 
 use crate::endpoint::{Endpoint, Host, HostPort};
 use crate::failure::failure;
+use crate::interface::SharedOrigin;
 use crate::socket::{Holder, Target, TcpOptions};
 
 /// How often a name is looked up without being asked.
@@ -65,6 +66,7 @@ pub struct Backend {
     addresses: Addresses,
     options: TcpOptions,
     holder: Option<Holder>,
+    origin: Option<Arc<SharedOrigin>>,
 }
 
 #[derive(Clone, Debug)]
@@ -124,7 +126,13 @@ impl Backend {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
             }
         };
-        Ok(Self { endpoint: endpoint.clone(), addresses, options: TcpOptions::default(), holder: None })
+        Ok(Self {
+            endpoint: endpoint.clone(),
+            addresses,
+            options: TcpOptions::default(),
+            holder: None,
+            origin: None,
+        })
     }
 
     /// A unix socket beneath a directory that is trusted, in a tree that need not be: no link in there
@@ -136,6 +144,7 @@ impl Backend {
             addresses: Addresses::Beneath(path.clone()),
             options: TcpOptions::default(),
             holder: None,
+            origin: None,
         }
     }
 
@@ -149,6 +158,17 @@ impl Backend {
     #[must_use]
     pub fn held_by(self, holder: Option<Holder>) -> Self {
         Self { holder, ..self }
+    }
+
+    /// The same, dialing from the present address of an interface.
+    #[must_use]
+    pub(crate) fn dialed_from(self, origin: Option<Arc<SharedOrigin>>) -> Self {
+        Self { origin, ..self }
+    }
+
+    fn tcp(&self, address: SocketAddr) -> Target {
+        let from = self.origin.as_ref().and_then(|origin| origin.get().towards(address.ip()));
+        Target::tcp(address, self.options).from(from)
     }
 
     /// What was to be dialed, as written.
@@ -184,11 +204,11 @@ impl Backend {
                     Err(failure(&error))
                 }
             },
-            Addresses::Tcp(address) => Ok(Target::tcp(*address, self.options)),
+            Addresses::Tcp(address) => Ok(self.tcp(*address)),
             Addresses::Named(named) => {
                 let known = named.known();
                 let turn = index.checked_rem(known.list.len()).ok_or(Failure::NotFound)?;
-                Ok(Target::tcp(known.list[turn], self.options))
+                Ok(self.tcp(known.list[turn]))
             }
         }
     }

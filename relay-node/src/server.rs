@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use relay_core::admission::{Limits, Peers};
@@ -109,6 +109,8 @@ pub struct Plan {
     front: Option<Arc<Tls>>,
     back: Option<Arc<Tls>>,
     config: Config,
+    /// Takes this one's place for new connections.
+    successor: Mutex<Option<Arc<Self>>>,
 }
 
 impl Plan {
@@ -142,7 +144,7 @@ impl Plan {
             linger: PerLeg::new(linger(&listen), linger(backend.endpoint())),
             ..Config::new(CAPACITY)
         };
-        let plan = Self { label: None, listen, backend, front, back, config };
+        let plan = Self { label: None, listen, backend, front, back, config, successor: Mutex::default() };
         plan.back_codec()?;
         Ok(plan)
     }
@@ -151,6 +153,18 @@ impl Plan {
     #[must_use]
     pub fn labeled(self, label: Label) -> Self {
         Self { label: Some(label), ..self }
+    }
+
+    /// New connections get this plan from now on. What it listens at is the same.
+    pub(crate) fn redirect(&self, to: Arc<Self>) {
+        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = Some(to);
+    }
+
+    /// The plan for a connection that is accepted now: this one, or the one that took its place.
+    #[must_use]
+    pub fn present(self: &Arc<Self>) -> Arc<Self> {
+        let successor = self.successor.lock().unwrap_or_else(PoisonError::into_inner);
+        successor.as_ref().map_or_else(|| Arc::clone(self), Arc::clone)
     }
 
     /// Which channel of which migration it is for, if for one.

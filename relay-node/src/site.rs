@@ -11,6 +11,7 @@ use relay_migration::registry::{Dial, Listen, OpenError};
 use crate::cli::Serving;
 use crate::endpoint::{Endpoint, HostPort};
 use crate::inherited::Inherited;
+use crate::interface::SharedOrigin;
 use crate::listen::{ListenOptions, Listener, Rights, listen, listen_beneath};
 use crate::resolve::Backend;
 use crate::server::{Label, Plan, Route};
@@ -29,6 +30,8 @@ pub(crate) struct Site {
     pub(crate) zone: Option<String>,
     /// Who must be listening at a target's backends.
     pub(crate) holder: Option<Holder>,
+    /// From where a source dials.
+    pub(crate) origin: Option<Arc<SharedOrigin>>,
 }
 
 /// Why there is no listener.
@@ -55,7 +58,14 @@ impl Trouble {
 impl Site {
     /// With nothing special.
     pub(crate) fn new(tls: Option<&Arc<Tls>>, serving: Serving) -> Self {
-        Self { tls: tls.cloned(), serving, mode: Rights::default().mode, zone: None, holder: None }
+        Self {
+            tls: tls.cloned(),
+            serving,
+            mode: Rights::default().mode,
+            zone: None,
+            holder: None,
+            origin: None,
+        }
     }
 
     /// Opens a listener.
@@ -67,6 +77,17 @@ impl Site {
         let listener = self.listener(listen).map_err(|e| Trouble::listen(&e))?;
         let plan = self.plan(label, listener.local().clone(), backend)?;
         Ok(Route { listener, plan })
+    }
+
+    /// The plan for connections of an open listener, with another dial.
+    ///
+    /// # Errors
+    /// If that can't be dialed.
+    pub(crate) fn replan(&self, former: &Plan, dial: &Dial) -> Result<Arc<Plan>, Trouble> {
+        let Some(label) = former.label() else {
+            return Err(Trouble::Dial("it belongs to no migration".to_owned()));
+        };
+        self.plan(label.clone(), former.listen().clone(), self.backend(dial)?)
     }
 
     fn plan(&self, label: Label, local: Endpoint, backend: Backend) -> Result<Arc<Plan>, Trouble> {
@@ -81,7 +102,8 @@ impl Site {
             Dial::Unix(path) => Backend::beneath(path).held_by(self.holder),
             Dial::Tcp { host, port } => {
                 let endpoint = self.between(HostPort { host: host.clone(), port: *port });
-                Backend::new(&endpoint).map_err(|e| Trouble::dial(&endpoint, e))?
+                let backend = Backend::new(&endpoint).map_err(|e| Trouble::dial(&endpoint, e))?;
+                backend.dialed_from(self.origin.clone())
             }
         };
         Ok(backend.with_options(self.serving.tcp))

@@ -84,6 +84,8 @@ pub struct Target {
     through: Option<Arc<(PathBuf, OwnedFd)>>,
     /// Who must be listening there, if it is a unix socket.
     holder: Option<Holder>,
+    /// The address to dial from, for TCP.
+    from: Option<IpAddr>,
 }
 
 /// Who must be listening at a unix socket that is dialed: the credentials that the kernel took note of
@@ -120,7 +122,7 @@ impl fmt::Display for Holder {
 
 impl Target {
     fn new(address: SockAddr) -> Self {
-        Self { address, options: TcpOptions::default(), through: None, holder: None }
+        Self { address, options: TcpOptions::default(), through: None, holder: None, from: None }
     }
 
     /// A unix socket in the file system.
@@ -138,7 +140,7 @@ impl Target {
     /// As openat2(2); `PermissionDenied` if a link is in the way, or it is no socket.
     pub fn unix_beneath(path: &SocketPath) -> io::Result<Self> {
         let socket = place::open_socket(path)?;
-        let address = SockAddr::unix(place::through_socket(&socket))?;
+        let address = SockAddr::unix(place::through(&socket))?;
         let through = Some(Arc::new((path.as_path().to_owned(), socket)));
         Ok(Self { through, ..Self::new(address) })
     }
@@ -161,6 +163,12 @@ impl Target {
     #[must_use]
     pub fn tcp(address: SocketAddr, options: TcpOptions) -> Self {
         Self { options, ..Self::new(address.into()) }
+    }
+
+    /// The same, to be dialed from this address of ours. Means nothing for a unix socket.
+    #[must_use]
+    pub fn from(self, from: Option<IpAddr>) -> Self {
+        Self { from, ..self }
     }
 
     /// Whether it is TCP; a unix socket otherwise.
@@ -201,6 +209,10 @@ pub enum Dialing {
 /// (connect(2), EAGAIN): no event will tell when to try again.
 pub fn start_connect(target: &Target) -> Result<Dialing, Failure> {
     let socket = new(target.address.domain(), target.options).map_err(|e| failure(&e))?;
+    if let Some(from) = target.from.filter(|_| target.is_tcp()) {
+        // An address that is gone meanwhile (EADDRNOTAVAIL) leaves no way to the target.
+        socket.bind(&SocketAddr::new(from, 0).into()).map_err(|e| failure(&e))?;
+    }
     match socket.connect(&target.address) {
         Ok(()) => {
             refuse_self(&socket)?;

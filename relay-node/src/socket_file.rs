@@ -14,10 +14,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
+use relay_migration::SocketPath;
 use relay_migration::registry::Owner;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::place::Place;
+use crate::place::{self, Place};
 use crate::socket;
 
 /// How often a stale file may be found again before we give up: whoever keeps making them wins.
@@ -49,13 +50,32 @@ pub(crate) struct SocketFile {
     _directory: Option<OwnedFd>,
 }
 
+/// Which file it is, whatever its name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct FileId {
+pub(crate) struct FileId {
     device: u64,
     inode: u64,
 }
 
+impl SocketFile {
+    pub(crate) const fn id(&self) -> FileId {
+        self.id
+    }
+}
+
 impl FileId {
+    /// Gives the socket file that was made there to another owner, if it is still this one.
+    ///
+    /// # Errors
+    /// As openat2(2) and chown(2); `NotFound` if it is another one by now.
+    pub(crate) fn give(self, at: &SocketPath, owner: Owner) -> io::Result<()> {
+        let file = File::from(place::open_socket(at)?);
+        if Self::of(&file.metadata()?) != self {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "somebody put another socket in its place"));
+        }
+        chown(place::through(&file), Some(owner.uid), Some(owner.gid))
+    }
+
     fn of(metadata: &Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }

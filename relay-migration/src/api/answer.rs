@@ -1,6 +1,8 @@
 //! What is answered.
 
-use serde::Serialize;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 
 use super::error::ApiError;
 use crate::channel::Channel;
@@ -9,41 +11,41 @@ use crate::registry::{Done, OpenCount, Refusal, SourceView, TargetView};
 use crate::socket_path::SocketPath;
 
 /// Of a target.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TargetAnswer {
     /// Port to channel.
     pub ports: PortMap,
     /// Where sources are to dial.
     pub address: String,
     /// Open sessions; when it was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions: Option<u64>,
     /// What the lease has left, in whole seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_left_s: Option<u64>,
     /// Why it is not as it should be.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
 
 /// Of a source.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SourceAnswer {
     /// The sockets, by channel.
     pub files: Vec<String>,
     /// Open sessions; when it was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions: Option<u64>,
     /// What the lease has left, in whole seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_left_s: Option<u64>,
     /// Why it is not as it should be.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
 
 /// One session.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct SessionView {
     /// To end it by.
     pub id: u64,
@@ -53,21 +55,46 @@ pub struct SessionView {
     pub side: String,
     /// Channel id.
     pub channel: u16,
-    /// Who it is with: an identity or an address.
+    /// Who connected: an address, or `local`.
     pub peer: String,
+    /// Who the other node is, by its certificate; none in plaintext, or not known yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// Where it came in.
+    pub listen: String,
+    /// What was dialed for it.
+    pub connect: String,
+    /// `handshake`, `dialing`, `open` or `closing`.
+    pub stage: String,
     /// Bytes from the accepted connection to the dialed one.
     pub bytes_forward: u64,
     /// Bytes the other way.
     pub bytes_backward: u64,
-    /// How long it is open.
-    pub age_s: u64,
+    /// How long it is open, in seconds.
+    pub age_s: f64,
+    /// How long nothing has moved, in seconds.
+    pub stalled_for_s: f64,
 }
 
 /// All sessions.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct SessionsAnswer {
-    /// In no particular order.
+    /// Oldest first.
     pub sessions: Vec<SessionView>,
+}
+
+/// All targets.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TargetsAnswer {
+    /// By key.
+    pub targets: BTreeMap<String, TargetAnswer>,
+}
+
+/// All sources.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SourcesAnswer {
+    /// By key.
+    pub sources: BTreeMap<String, SourceAnswer>,
 }
 
 /// What a drain still waits for.
@@ -138,7 +165,11 @@ fn names(files: &[(Channel, SocketPath)]) -> Vec<String> {
     files.iter().map(|(_, path)| path.to_string()).collect()
 }
 
-fn to_json(value: &impl Serialize) -> Result<Vec<u8>, ApiError> {
+/// The body that tells this.
+///
+/// # Errors
+/// If it can't be written.
+pub fn to_json(value: &impl Serialize) -> Result<Vec<u8>, ApiError> {
     serde_json::to_vec(value)
         .map_err(|error| ApiError::new(500, format!("the answer can't be written: {error}")))
 }

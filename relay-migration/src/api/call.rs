@@ -28,6 +28,8 @@ pub enum Call {
     Registry(Request),
     /// What is in force: `GET` of a target or a source.
     Get(Name),
+    /// What is in force, all of one side.
+    List(Side),
     /// All sessions.
     Sessions,
     /// End that session.
@@ -93,6 +95,8 @@ pub fn parse(method: &str, path: &str, body: &[u8]) -> Result<Call, ApiError> {
     }
     let parts: Vec<&str> = path.split('/').skip(1).collect();
     match parts.as_slice() {
+        ["v1", "targets"] => without_body(only(method, "GET", Call::List(Side::Target))?, body),
+        ["v1", "sources"] => without_body(only(method, "GET", Call::List(Side::Source))?, body),
         ["v1", "targets", key] => of_migration(method, Side::Target, key, body),
         ["v1", "sources", key] => of_migration(method, Side::Source, key, body),
         ["v1", "sessions"] => without_body(only(method, "GET", Call::Sessions)?, body),
@@ -108,7 +112,7 @@ pub fn parse(method: &str, path: &str, body: &[u8]) -> Result<Call, ApiError> {
         ["readyz"] => without_body(only(method, "GET", Call::Ready)?, body),
         ["metrics"] => without_body(only(method, "GET", Call::Metrics)?, body),
         _ => Err(ApiError::not_found(format!(
-            "{}; there are /v1/targets/KEY, /v1/sources/KEY, /v1/sessions, /v1/drain, /healthz, /readyz and /metrics",
+            "{}; there are /v1/targets, /v1/targets/KEY, /v1/sources, /v1/sources/KEY, /v1/sessions, /v1/drain, /healthz, /readyz and /metrics",
             shown(path)
         ))),
     }

@@ -7,6 +7,7 @@
 //!                            → {"files":[…]}
 //! GET    /v1/targets/{key}   GET    /v1/sources/{key}   as PUT answers
 //! DELETE /v1/targets/{key}   DELETE /v1/sources/{key}   → {"existed":true}
+//! GET    /v1/targets         → {"targets":{"KEY":{…}}}  GET    /v1/sources  → {"sources":{"KEY":{…}}}
 //! GET    /v1/sessions        → {"sessions":[…]}         DELETE /v1/sessions/{id}
 //! POST   /v1/drain           {"timeout_s":300} or nothing → {"migrations":1,"listeners":3,"sessions":9}
 //! GET    /healthz   /readyz   /metrics
@@ -19,6 +20,9 @@ mod answer;
 mod call;
 mod error;
 
-pub use answer::{DrainAnswer, SessionView, SessionsAnswer, SourceAnswer, TargetAnswer, answer};
+pub use answer::{
+    DrainAnswer, SessionView, SessionsAnswer, SourceAnswer, SourcesAnswer, TargetAnswer, TargetsAnswer,
+    answer, to_json,
+};
 pub use call::{BODY_MAX, Call, LEASE_MAX_S, PATH_MAX, parse};
 pub use error::ApiError;

@@ -63,12 +63,16 @@ pub struct Registry {
     network: Network,
     entries: BTreeMap<Name, Entry>,
     listeners: BTreeMap<ListenerId, Listener>,
+    /// Sessions of each name that has any, of listeners that are closed, too.
+    sessions: BTreeMap<Name, u64>,
     next_id: u64,
     /// Where in the range the next search for a port begins.
     cursor: u32,
     shutting_down: bool,
     /// When everything is closed.
     until: Option<Instant>,
+    /// That time has come.
+    past: bool,
     /// Sessions whose listener was forgotten before they were reported.
     strays: u64,
 }
@@ -83,10 +87,12 @@ impl Registry {
             network: config.network,
             entries: BTreeMap::new(),
             listeners: BTreeMap::new(),
+            sessions: BTreeMap::new(),
             next_id: 0,
             cursor: 0,
             shutting_down: false,
             until: None,
+            past: false,
             strays: 0,
         }
     }
@@ -109,7 +115,10 @@ impl Registry {
             Input::Closed(id) => self.on_closed(id),
             Input::Lost { id, why } => self.on_lost(now, id, why, &mut events),
             Input::SessionOpened(id) => match self.listeners.get_mut(&id) {
-                Some(listener) => listener.sessions += 1,
+                Some(listener) => {
+                    listener.sessions += 1;
+                    *self.sessions.entry(listener.name.clone()).or_default() += 1;
+                }
                 None => self.strays += 1,
             },
             Input::SessionClosed(id) => self.on_session_closed(id),
@@ -123,7 +132,7 @@ impl Registry {
     pub fn handle_timeout(&mut self, now: Instant) -> Vec<Event> {
         let mut events = vec![];
         if self.until.is_some_and(|until| now >= until) {
-            self.until = None;
+            (self.until, self.past) = (None, true);
             for name in self.entries.keys().cloned().collect::<Vec<_>>() {
                 self.remove(&name, &Refusal::Stopped, &mut events);
             }
@@ -247,6 +256,12 @@ impl Registry {
     fn on_session_closed(&mut self, id: ListenerId) {
         match self.listeners.get_mut(&id) {
             Some(listener) => {
+                if let Some(count) = self.sessions.get_mut(&listener.name).filter(|_| listener.sessions > 0) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.sessions.remove(&listener.name);
+                    }
+                }
                 listener.sessions = listener.sessions.saturating_sub(1);
                 if listener.sessions == 0 && listener.stage == Stage::Closed {
                     self.listeners.remove(&id);

@@ -113,6 +113,12 @@ impl Registry {
         self.shutting_down
     }
 
+    /// Whether a shutdown's time is over: all listeners are closed, whatever sessions are left.
+    #[must_use]
+    pub const fn is_past_shutdown(&self) -> bool {
+        self.past
+    }
+
     /// Whether a shutdown is complete: nothing new is taken, and nothing is left.
     #[must_use]
     pub fn is_shut_down(&self) -> bool {
@@ -120,7 +126,7 @@ impl Registry {
     }
 
     pub(super) fn sessions_of(&self, name: &Name) -> u64 {
-        self.listeners.values().filter(|listener| listener.name == *name).map(|l| l.sessions).sum()
+        self.sessions.get(name).copied().unwrap_or(0)
     }
 
     /// What a request that asked for what is in force is answered.

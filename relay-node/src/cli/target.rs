@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use clap::builder::ValueParser;
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 use relay_migration::{Backends, Channel, Host, Invalid, Key, PortRange, SocketPath};
 
 use super::args::{all, flag, given, holder_arg, host, interface, many, one, required, text};
@@ -58,23 +58,7 @@ pub(super) fn command(name: &str) -> Command {
                 .required(true)
                 .help("Carry channel 0, 49152 or 49153 to this unix socket; once for each channel"),
         )
-        .arg(
-            one("bind", "ADDRESS", ValueParser::new(bind))
-                .conflicts_with("interface")
-                .help("Listen at this address [default: ::, every one of both families]"),
-        )
-        .arg(one("interface", "NAME", ValueParser::new(interface)).help(
-            "Listen at the first global address of this interface; at every address, with a warning, if\n\
-             it has none. KubeVirt's is migration0",
-        ))
-        .arg(
-            one("advertise", "ADDRESS", ValueParser::new(advertise))
-                .help("What to print as the address to dial [default: where we listen]"),
-        )
-        .arg(
-            one("port-range", "FIRST-LAST", text::<PortRange>())
-                .help("Listen on ports of this range only [default: whatever is free]"),
-        )
+        .args(network_args())
         .arg(flag("plain").help("TCP in plaintext: nothing is encrypted and nobody authenticated"))
         .arg(holder_arg());
     with_serving(command)
@@ -109,19 +93,43 @@ again when they change, and at SIGHUP."
     )
 }
 
+/// Where targets listen, and what sources are told.
+pub(super) fn network_args() -> [Arg; 4] {
+    [
+        one("bind", "ADDRESS", ValueParser::new(bind))
+            .conflicts_with("interface")
+            .help("Listen at this address [default: ::, every one of both families]"),
+        one("interface", "NAME", ValueParser::new(interface)).help(
+            "Listen at the first global address of this interface; at every address, with a warning, if\n\
+             it has none. KubeVirt's is migration0",
+        ),
+        one("advertise", "ADDRESS", ValueParser::new(advertise))
+            .help("What to tell sources as the address to dial [default: where we listen]"),
+        one("port-range", "FIRST-LAST", text::<PortRange>())
+            .help("Listen on ports of this range only [default: whatever is free]"),
+    ]
+}
+
+/// What they say.
+pub(super) fn network(matches: &ArgMatches) -> (Address, Option<IpAddr>, Option<PortRange>) {
+    let interface = given(matches, "interface").map(Address::Interface);
+    let bind = interface.or_else(|| given(matches, "bind")).unwrap_or(Address::Any);
+    (bind, given(matches, "advertise"), given(matches, "port-range"))
+}
+
 pub(super) fn read(matches: &ArgMatches) -> Result<Target, String> {
     let mut backends = Backends::default();
     for (channel, path) in all::<(Channel, SocketPath)>(matches, "backend") {
         backends.insert(channel, path).map_err(|error| format!("--backend: {error}"))?;
     }
     let wanted = (!matches.get_flag("plain")).then_some("target without --plain");
-    let interface = given(matches, "interface").map(Address::Interface);
+    let (bind, advertise, range) = network(matches);
     Ok(Target {
         key: required(matches, "key")?,
         backends,
-        bind: interface.or_else(|| given(matches, "bind")).unwrap_or(Address::Any),
-        advertise: given(matches, "advertise"),
-        range: given(matches, "port-range"),
+        bind,
+        advertise,
+        range,
         holder: given(matches, "backend-owner"),
         tls: tls_files(matches, wanted, "so is --plain")?,
         serving: serving(matches),

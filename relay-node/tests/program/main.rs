@@ -1,10 +1,12 @@
 //! A whole node program from outside: what it prints, what it obeys, and its exit codes. Run with the
 //! example's loop, since all of this is what every loop has in common.
 
+mod api;
 mod basics;
 mod check;
 mod endpoints;
 mod migration;
+mod node;
 mod pki;
 mod rejection;
 mod support;

@@ -65,11 +65,27 @@ impl Pki {
         self.issue_trusting(file, leaf, self)
     }
 
+    /// The same for a node, which is client and server.
+    pub(crate) fn issue_for_both(&self, file: &str, leaf: &Leaf) -> String {
+        self.issue_with(file, leaf, &[ExtendedKeyUsagePurpose::ServerAuth], self)
+    }
+
     /// The same with another authority for peers.
     pub(crate) fn issue_trusting(&self, file: &str, leaf: &Leaf, trusted: &Self) -> String {
+        self.issue_with(file, leaf, &[], trusted)
+    }
+
+    fn issue_with(
+        &self,
+        file: &str,
+        leaf: &Leaf,
+        more: &[ExtendedKeyUsagePurpose],
+        trusted: &Self,
+    ) -> String {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, leaf.common_name);
         params.extended_key_usages = vec![leaf.purpose.clone()];
+        params.extended_key_usages.extend_from_slice(more);
         (params.not_before, params.not_after) =
             (date_time_ymd(leaf.years.0, 1, 1), date_time_ymd(leaf.years.1, 1, 1));
         params.serial_number = Some(SerialNumber::from(leaf.serial));

@@ -1,0 +1,330 @@
+//! `node`: the daemon. A manager thread with the control API, and the loops beside it.
+
+mod answers;
+mod clients;
+mod feed;
+mod http;
+mod inbox;
+mod manager;
+mod metrics;
+mod network;
+pub(crate) mod pods;
+mod printer;
+mod state;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use relay_core::Instant;
+use relay_migration::reconcile::{self, Reconciler};
+use relay_migration::registry::{Config, Registry, Request};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::cli::Node;
+use crate::control::{self, Command, Commands};
+use crate::inherited::Inherited;
+use crate::listen::{ListenOptions, Rights, listen};
+use crate::logging::say;
+use crate::observer::{LogObserver, Observer, SessionEnded};
+use crate::opening::Failed;
+use crate::server::{Runtime, Served, Server};
+use crate::sessions::{RouteId, SessionTable};
+use crate::site::Site;
+use crate::tls::Tls;
+use crate::{descriptors, service};
+
+use clients::Clients;
+use feed::{Fed, Feed};
+use inbox::{Inbox, Post};
+use manager::{Manager, Parts};
+use metrics::Counters;
+use network::Networks;
+use printer::Printer;
+use state::State;
+
+/// Migrations at once, both sides counted. Each has up to three listeners, and those are descriptors.
+const MIGRATIONS_MAX: usize = 16_384;
+
+/// Objects handled in one turn, before others have theirs.
+const OBJECTS: usize = 64;
+
+/// Runs the daemon until it is told to stop. `watch_signals` has what they wish for put on the
+/// controller given.
+///
+/// # Errors
+/// Why it can't begin, or its loops failed.
+pub(crate) fn run(
+    runtime: &impl Runtime,
+    asked: &Node,
+    tls: Option<&Arc<Tls>>,
+    mut inherited: Inherited,
+    watch_signals: impl FnOnce(control::Controller) -> Result<(), Failed>,
+) -> Result<Served, Failed> {
+    let pair = || control::channel().map_err(|e| Failed::at("could not make a socket pair", e));
+    let ((to_loops, commands), (wishes, wished)) = (pair()?, pair()?);
+    let (post, inbox) = inbox::inbox().map_err(|e| Failed::at("could not make a socket pair", e))?;
+    watch_signals(wishes)?;
+    let sessions = SessionTable::new();
+    let counters = Arc::new(Counters::default());
+    let at = &asked.control;
+    let options = ListenOptions { rights: control_rights(asked), ..ListenOptions::default() };
+    let listener = listen(at, &options, &mut inherited)
+        .map_err(|e| Failed::at(format_args!("cannot listen on {at}"), e))?;
+    let local = listener.local().clone();
+
+    let networks = Networks::new(asked.bind.clone(), asked.advertise, sessions.clock().now());
+    let site = Site {
+        zone: networks.zone(),
+        holder: asked.holder,
+        mode: asked.rights.mode,
+        origin: networks.origin(),
+        ..Site::new(tls, asked.serving)
+    };
+    let config = Config { range: asked.range, max: MIGRATIONS_MAX, ..Config::new(networks.network()) };
+    let (state, restored) = load_state(asked)?;
+    let (reconciler, feed, printer) = objects(asked, &post)?;
+    let manager = Manager::new(Parts {
+        registry: Registry::new(config),
+        reconciler,
+        site,
+        networks,
+        pods: asked.pods.clone(),
+        printer: printer.clone(),
+        state,
+        controller: to_loops,
+        sessions: Arc::clone(&sessions),
+        counters: Arc::clone(&counters),
+        drain_timeout: asked.serving.timeouts.drain,
+    });
+    let clients = Clients::new(listener, asked.allowed.clone());
+    let desk = Desk { manager, clients, feed, inbox, wished, counters: Arc::clone(&counters) };
+    let managing = thread::Builder::new()
+        .name("manager".to_owned())
+        .spawn(move || desk.work(restored))
+        .map_err(|e| Failed::at("could not start the manager's thread", e))?;
+    say(&format!("listening {local}"));
+    service::ready();
+    let server = Server {
+        limits: descriptors::limits(asked.serving.max_sessions),
+        routes: Vec::new(),
+        sessions,
+        threads: asked.serving.threads,
+        // The manager waits as long as may be waited; what is left then is cut.
+        drain_timeout: Some(std::time::Duration::ZERO),
+        observer: Arc::new(NodeObserver { post: post.clone(), counters }),
+        commands,
+    };
+    let served = runtime.serve(server).map_err(|e| Failed(e.to_string()));
+    post.tell(|news| news.over = true);
+    // If it panicked, that was told already.
+    let is_aborted = managing.join().unwrap_or(true);
+    if let Some(printer) = printer {
+        printer.finish();
+    }
+    // Sessions that were ended one by one, by request, are no failure of ours.
+    served.map(|served| Served { aborted: if is_aborted { served.aborted } else { 0 }, ..served })
+}
+
+/// With others allowed everybody may connect, to be judged by who they are.
+fn control_rights(asked: &Node) -> Rights {
+    let mode = if asked.allowed.is_empty() { 0o600 } else { 0o666 };
+    Rights { mode, owner: None }
+}
+
+fn load_state(asked: &Node) -> Result<(Option<State>, Vec<Request>), Failed> {
+    let Some(directory) = &asked.state_dir else { return Ok((None, Vec::new())) };
+    let what = format!("the state directory {}", directory.display());
+    let (state, restored) = State::load(directory).map_err(|e| Failed::at(what, e))?;
+    Ok((Some(state), restored))
+}
+
+type Objects = (Option<Reconciler>, Option<Feed>, Option<Printer>);
+
+fn objects(asked: &Node, post: &Post) -> Result<Objects, Failed> {
+    let Some(vmis) = &asked.vmis else { return Ok((None, None, None)) };
+    let config = reconcile::Config { rules: vmis.rules, node: vmis.node.clone(), owner: asked.rights.owner };
+    let no_thread = |e: io::Error| Failed::at("could not start a thread", e);
+    let feed = Feed::start(io::stdin(), post.clone()).map_err(no_thread)?;
+    let printer = Printer::start(io::stdout()).map_err(no_thread)?;
+    Ok((Some(Reconciler::new(config)), Some(feed), Some(printer)))
+}
+
+/// Tells the manager and the log.
+struct NodeObserver {
+    post: Post,
+    counters: Arc<Counters>,
+}
+
+impl fmt::Debug for NodeObserver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeObserver").finish_non_exhaustive()
+    }
+}
+
+impl Observer for NodeObserver {
+    fn session_ended(&self, ended: &SessionEnded<'_>) {
+        LogObserver.session_ended(ended);
+        self.counters.ended(ended);
+        self.post.tell(|news| news.sessions = true);
+    }
+
+    fn accept_paused(&self, listen: &crate::endpoint::Endpoint, why: &io::Error) {
+        LogObserver.accept_paused(listen, why);
+    }
+
+    fn accept_resumed(&self, listen: &crate::endpoint::Endpoint) {
+        LogObserver.accept_resumed(listen);
+    }
+
+    fn listener_closed(&self, id: RouteId) {
+        self.post.tell(|news| news.closed.push(id));
+    }
+}
+
+/// What the manager's thread waits for, and in which order it looks at it.
+struct Desk {
+    manager: Manager,
+    clients: Clients,
+    feed: Option<Feed>,
+    inbox: Inbox,
+    wished: Commands,
+    counters: Arc<Counters>,
+}
+
+impl Desk {
+    /// Until the loops are through; whether that was because everything was to end at once.
+    fn work(mut self, restored: Vec<Request>) -> bool {
+        self.manager.restore(restored);
+        loop {
+            let more = self.objects();
+            let now = self.manager.now();
+            self.manager.handle_timeout();
+            self.clients.handle_timeout(now);
+            self.answer();
+            let ready = match self.wait(more) {
+                Ok(ready) => ready,
+                Err(error) => {
+                    // Nothing that could be done about it; and without pause it would only be faster.
+                    log::error!(error:%; "the manager can't wait");
+                    thread::sleep(std::time::Duration::from_secs(1));
+                    continue;
+                }
+            };
+            let news = self.inbox.take();
+            if news.over {
+                return self.manager.is_aborted();
+            }
+            for route in news.closed {
+                self.manager.closed(route);
+            }
+            if news.sessions {
+                self.manager.sessions_changed();
+            }
+            while let Some(wish) = self.wished.next() {
+                match wish {
+                    Command::Drain => self.manager.drain(),
+                    Command::Abort => self.manager.abort(),
+                    Command::Open { .. } | Command::Close { .. } | Command::End(_) => {}
+                }
+            }
+            if ready.network {
+                self.manager.hear_network();
+            }
+            self.serve(&ready);
+        }
+    }
+
+    fn serve(&mut self, ready: &Ready) {
+        let now = self.manager.now();
+        if ready.accept {
+            self.clients.accept(now, &self.counters);
+        }
+        for (id, flags) in &ready.clients {
+            if flags.contains(PollFlags::OUT) {
+                self.clients.write(*id, now);
+            }
+            if flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
+                && let Some(call) = self.clients.read(*id, now, &self.counters)
+            {
+                self.manager.call(*id, call);
+            }
+        }
+    }
+
+    /// Passes answers on. A client may have sent its next call already.
+    fn answer(&mut self) {
+        loop {
+            let answers = self.manager.take_answers();
+            if answers.is_empty() {
+                return;
+            }
+            let now = self.manager.now();
+            for (id, answer) in answers {
+                if let Some(call) = self.clients.answer(id, &answer, now, &self.counters) {
+                    self.manager.call(id, call);
+                }
+            }
+        }
+    }
+
+    /// Takes objects; whether there are more already.
+    fn objects(&mut self) -> bool {
+        let Some(feed) = &mut self.feed else { return false };
+        for _ in 0..OBJECTS {
+            match feed.next() {
+                Some(Fed::Seen(seen)) => self.manager.observe(seen),
+                Some(Fed::Ignored(why)) => self.manager.ignored(&why),
+                Some(Fed::Over(how)) => {
+                    let error = how.err();
+                    log::warn!(error = error.as_deref().unwrap_or("end of file"); "no more objects come from standard input; what listens goes on, and so does the control API");
+                    self.feed = None;
+                    return false;
+                }
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn wait(&self, more: bool) -> io::Result<Ready> {
+        let now = self.manager.now();
+        let next = [self.manager.next_timeout(), self.clients.next_timeout()].into_iter().flatten().min();
+        let timeout = if more { Some(std::time::Duration::ZERO) } else { next.map(|next| until(next, now)) };
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let network = self.manager.networks().told();
+        let interests = self.clients.interests();
+        let mut fds = vec![PollFd::new(&self.inbox, PollFlags::IN), PollFd::new(&self.wished, PollFlags::IN)];
+        fds.extend(network.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+        let first_client = fds.len();
+        fds.extend(interests.iter().map(|(_, fd, flags)| PollFd::new(fd, *flags)));
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut ready =
+            Ready { network: network.is_some() && !fds[2].revents().is_empty(), ..Ready::default() };
+        for ((id, ..), fd) in interests.iter().zip(&fds[first_client..]) {
+            match id {
+                _ if fd.revents().is_empty() => {}
+                Some(id) => ready.clients.push((*id, fd.revents())),
+                None => ready.accept = true,
+            }
+        }
+        Ok(ready)
+    }
+}
+
+/// What can be done now.
+#[derive(Default)]
+struct Ready {
+    accept: bool,
+    network: bool,
+    clients: Vec<(manager::ClientId, PollFlags)>,
+}
+
+/// From now on, and a little more: poll(2) counts in milliseconds on some kernels.
+fn until(next: Instant, now: Instant) -> std::time::Duration {
+    next.since(now) + std::time::Duration::from_micros(100)
+}

@@ -1,0 +1,306 @@
+//! The sockets of the control API: who may connect, how long they may take, how many there may be.
+//!
+//! Nobody is waited for: each client has a deadline for its request and for taking the answer, and when
+//! there are too many, the one that has been quiet for longest makes way.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use relay_core::Instant;
+use relay_migration::api::{self, ApiError, Call};
+use rustix::event::PollFlags;
+use socket2::Socket;
+
+use super::http::{Answer, Asked, Connection, error};
+use super::manager::ClientId;
+use super::metrics::Counters;
+use crate::cli::Allowed;
+use crate::failure::is_exhausted;
+use crate::listen::Listener;
+
+/// Clients at once.
+const CLIENTS_MAX: usize = 64;
+
+/// For a request, from its first byte to its last.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// Without a request.
+const IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// For taking an answer.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// For taking a refusal, while what comes is thrown away: bytes that nobody has read when a socket is closed
+/// take the answer along (unix(7): ECONNRESET).
+const REFUSED_TIME: Duration = Duration::from_secs(2);
+
+/// What is thrown away at most.
+const DISCARDED_MAX: usize = 1 << 20;
+
+/// Without accepting, for want of descriptors.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Clients {
+    listener: Listener,
+    allowed: Vec<Allowed>,
+    own: u32,
+    clients: BTreeMap<ClientId, Client>,
+    next_id: u64,
+    paused: Option<Instant>,
+}
+
+struct Client {
+    socket: Socket,
+    connection: Connection,
+    who: Who,
+    /// When it has taken too long, at whatever it does.
+    deadline: Instant,
+    asked: Option<(String, Instant)>,
+    /// It was refused, and this much may still be thrown away.
+    discarding: Option<usize>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("who", &self.who).field("asked", &self.asked).finish_non_exhaustive()
+    }
+}
+
+/// By what the kernel knows of them (unix(7), SO_PEERCRED).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Who {
+    pid: i32,
+    uid: u32,
+    gid: u32,
+}
+
+impl Clients {
+    pub(super) fn new(listener: Listener, allowed: Vec<Allowed>) -> Self {
+        let own = rustix::process::geteuid().as_raw();
+        Self { listener, allowed, own, clients: BTreeMap::new(), next_id: 0, paused: None }
+    }
+
+    /// What to wait on, and for what; `None` is the listener.
+    pub(super) fn interests(&self) -> Vec<(Option<ClientId>, BorrowedFd<'_>, PollFlags)> {
+        let listener = self.paused.is_none().then(|| (None, self.listener.as_fd(), PollFlags::IN));
+        let mut interests: Vec<_> = listener.into_iter().collect();
+        for (id, client) in &self.clients {
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, client.connection.wants_read() || client.discarding.is_some());
+            flags.set(PollFlags::OUT, !client.connection.outgoing().is_empty());
+            // one that leaves while it is being answered is told by HUP, which nobody has to ask for
+            interests.push((Some(*id), client.socket.as_fd(), flags));
+        }
+        interests
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.clients.values().map(|client| client.deadline).chain(self.paused).min()
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if self.paused.is_some_and(|until| now >= until) {
+            self.paused = None;
+        }
+        let late: Vec<_> =
+            self.clients.iter().filter(|(_, client)| now >= client.deadline).map(|(id, _)| *id).collect();
+        for id in late {
+            let Some(mut client) = self.clients.remove(&id) else { continue };
+            if client.discarding.is_none() && client.connection.is_within() && !client.connection.is_asked() {
+                let seconds = REQUEST_TIME.as_secs();
+                let late = error(408, format!("the request was not complete after {seconds} s"));
+                log::warn!(pid = client.who.pid, uid = client.who.uid; "control client dropped: {}", late.message);
+                client.connection.refuse(&Answer::from(&late));
+                let _ = (&client.socket).write(client.connection.outgoing());
+            }
+        }
+    }
+
+    /// Takes those who wait.
+    pub(super) fn accept(&mut self, now: Instant, counters: &Counters) {
+        // as many as there may be at once, and then others have their turn
+        for _ in 0..CLIENTS_MAX {
+            match self.listener.accept() {
+                Ok((socket, _)) => self.enter(socket, now, counters),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e) if is_exhausted(&e) => {
+                    log::warn!(error:% = e; "control clients wait for descriptors");
+                    self.paused = Some(now + PAUSE);
+                    return;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn enter(&mut self, socket: Socket, now: Instant, counters: &Counters) {
+        let Ok(found) = rustix::net::sockopt::socket_peercred(&socket) else { return };
+        let who =
+            Who { pid: found.pid.as_raw_nonzero().get(), uid: found.uid.as_raw(), gid: found.gid.as_raw() };
+        let mut connection = Connection::new();
+        if !self.may(who) {
+            log::warn!(pid = who.pid, uid = who.uid, gid = who.gid; "control client refused; --control-allow would let it in");
+            counters.called(403);
+            let refused =
+                format!("user {}:{} may not use this; --control-allow would let it", who.uid, who.gid);
+            connection.refuse(&Answer::from(&error(403, refused)));
+        }
+        if self.clients.len() >= CLIENTS_MAX {
+            let quiet = self.clients.iter().filter(|(_, client)| !client.connection.is_asked());
+            if let Some(id) = quiet.min_by_key(|(_, client)| client.deadline).map(|(id, _)| *id) {
+                log::warn!("too many control clients at once: the quietest makes way");
+                self.clients.remove(&id);
+            }
+        }
+        let id = ClientId(self.next_id);
+        self.next_id += 1;
+        let client =
+            Client { socket, connection, who, deadline: now + IDLE_TIME, asked: None, discarding: None };
+        self.clients.insert(id, client);
+        self.write(id, now);
+    }
+
+    fn may(&self, who: Who) -> bool {
+        who.uid == 0
+            || who.uid == self.own
+            || self.allowed.iter().any(|allowed| match allowed {
+                Allowed::Uid(uid) => *uid == who.uid,
+                Allowed::Gid(gid) => *gid == who.gid,
+            })
+    }
+
+    /// Reads a piece; the call, if that completes one.
+    pub(super) fn read(&mut self, id: ClientId, now: Instant, counters: &Counters) -> Option<Call> {
+        let client = self.clients.get_mut(&id)?;
+        if !client.connection.wants_read() && client.discarding.is_none() {
+            // it has left, and nothing can be told it any more
+            self.clients.remove(&id);
+            return None;
+        }
+        let mut piece = [0; 16 << 10];
+        let length = match (&client.socket).read(&mut piece) {
+            Ok(0) => {
+                self.clients.remove(&id);
+                return None;
+            }
+            Ok(length) => length,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return None,
+            Err(_) => {
+                self.clients.remove(&id);
+                return None;
+            }
+        };
+        if let Some(left) = &mut client.discarding {
+            *left = left.saturating_sub(length);
+            if *left == 0 {
+                self.clients.remove(&id);
+            }
+            return None;
+        }
+        if !client.connection.is_within() {
+            client.deadline = now + REQUEST_TIME;
+        }
+        let call = client.take(&piece[..length], now, counters);
+        self.write(id, now);
+        call
+    }
+
+    /// An answer is there.
+    pub(super) fn answer(
+        &mut self,
+        id: ClientId,
+        answer: &Answer,
+        now: Instant,
+        counters: &Counters,
+    ) -> Option<Call> {
+        let client = self.clients.get_mut(&id)?;
+        client.answer(answer, now, counters);
+        self.write(id, now)
+            .then(|| {
+                // what it sent behind its request
+                let client = self.clients.get_mut(&id)?;
+                let call = client.take(&[], now, counters);
+                self.write(id, now);
+                call
+            })
+            .flatten()
+    }
+
+    /// Sends what there is to be sent; whether all of it is out and the client still there.
+    pub(super) fn write(&mut self, id: ClientId, now: Instant) -> bool {
+        let Some(client) = self.clients.get_mut(&id) else { return false };
+        while !client.connection.outgoing().is_empty() {
+            match (&client.socket).write(client.connection.outgoing()) {
+                Ok(count) if count > 0 => client.connection.sent(count),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
+                Ok(_) | Err(_) => {
+                    self.clients.remove(&id);
+                    return false;
+                }
+            }
+        }
+        if client.connection.is_over() {
+            if client.discarding.is_none() {
+                let _ = client.socket.shutdown(Shutdown::Write);
+                client.discarding = Some(DISCARDED_MAX);
+                client.deadline = now + REFUSED_TIME;
+            }
+            return false;
+        }
+        if client.connection.wants_read() && !client.connection.is_within() {
+            client.deadline = now + IDLE_TIME;
+        }
+        true
+    }
+}
+
+impl Client {
+    /// Takes bytes; the call, if they complete one that makes sense. What makes none is answered.
+    fn take(&mut self, bytes: &[u8], now: Instant, counters: &Counters) -> Option<Call> {
+        match self.connection.receive(bytes) {
+            Ok(None) => None,
+            Ok(Some(Asked { method, path, body })) => {
+                self.asked = Some((format!("{method} {path}"), now));
+                self.deadline = Instant::from_nanos(u64::MAX);
+                match api::parse(&method, &path, &body) {
+                    Ok(call) => Some(call),
+                    Err(refused) => {
+                        self.refused(&refused);
+                        self.answer(&Answer::from(&refused), now, counters);
+                        None
+                    }
+                }
+            }
+            Err(refused) => {
+                self.refused(&refused);
+                counters.called(refused.status);
+                self.connection.refuse(&Answer::from(&refused));
+                self.deadline = now + ANSWER_TIME;
+                None
+            }
+        }
+    }
+
+    fn answer(&mut self, answer: &Answer, now: Instant, counters: &Counters) {
+        counters.called(answer.status);
+        self.connection.answer(answer);
+        self.deadline = now + ANSWER_TIME;
+        let Some((asked, since)) = self.asked.take() else { return };
+        let is_probe = ["GET /healthz", "GET /readyz", "GET /metrics"].contains(&&*asked);
+        let level = if is_probe && answer.status == 200 { log::Level::Debug } else { log::Level::Info };
+        let milliseconds = now.since(since).as_millis() as u64;
+        let Who { pid, uid, .. } = self.who;
+        log::log!(level, asked = asked.as_str(), status = answer.status, milliseconds, pid, uid; "control call");
+    }
+
+    fn refused(&self, refused: &ApiError) {
+        let Who { pid, uid, .. } = self.who;
+        log::info!(status = refused.status, pid, uid, error = refused.message.as_str(); "control call refused");
+    }
+}

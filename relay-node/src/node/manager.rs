@@ -1,0 +1,572 @@
+//! The manager: relay-migration's registry and reconciler, with this machine's sockets.
+//!
+//! One thread owns all of it, so a request is either before or behind another one. It decides nothing
+//! itself: the registry demands listeners, which are opened here and handed to the loops; the loops tell
+//! when one is closed, and the table of sessions how many there are.
+//!
+//! When a listener is closed its sessions go on: the tail of a migration may be underway in them, and
+//! the ends of one that is over end them by themselves. `DELETE /v1/sessions/ID` ends one by force.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use relay_core::Instant;
+use relay_migration::PortMap;
+use relay_migration::api::{self, ApiError, Call};
+use relay_migration::reconcile::{Pod, Reconciler, Step};
+use relay_migration::registry::{
+    Demand, Done, Event, Input, Listen, ListenerId, Name, OpenError, Registry, Request, Side, Ticket,
+};
+use relay_migration::vmi::{Seen, VmiName};
+
+use super::answers;
+use super::http::Answer;
+use super::metrics::{self, Counters};
+use super::network::Networks;
+use super::pods::Pods;
+use super::printer::Printer;
+use super::state::{By, State};
+use crate::control::{Command, Controller, Sessions};
+use crate::server::{Label, Plan};
+use crate::sessions::{RouteId, SessionId, SessionTable};
+use crate::site::{Site, Trouble};
+use crate::socket_file::FileId;
+
+/// How often sessions are counted while there are any: leases begin to run when there are none.
+const COUNT: Duration = Duration::from_secs(1);
+
+/// A client of the control API, by a number that is never used again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct ClientId(pub(super) u64);
+
+/// Who waits for the registry's answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Waiter {
+    Client(ClientId, Request),
+    Object(Request),
+    /// Asked for by a predecessor.
+    Restored(Request),
+    Nobody,
+}
+
+/// A listener that a loop has.
+#[derive(Debug)]
+struct Open {
+    plan: Arc<Plan>,
+    listen: Listen,
+    file: Option<FileId>,
+    /// It is to be closed, and the loop knows.
+    closing: bool,
+}
+
+/// What the manager is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) registry: Registry,
+    pub(super) reconciler: Option<Reconciler>,
+    pub(super) site: Site,
+    pub(super) networks: Networks,
+    pub(super) pods: Pods,
+    pub(super) printer: Option<Printer>,
+    pub(super) state: Option<State>,
+    pub(super) controller: Controller,
+    pub(super) sessions: Arc<SessionTable>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) drain_timeout: Option<Duration>,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Manager {
+    parts: Parts,
+    open: BTreeMap<ListenerId, Open>,
+    /// Sessions of each listener, as the registry knows.
+    counted: BTreeMap<ListenerId, u64>,
+    count_next: Option<Instant>,
+    next_ticket: u64,
+    waiting: BTreeMap<Ticket, Waiter>,
+    /// What is in force, and who asked for it.
+    asked: BTreeMap<Name, (By, Request)>,
+    /// What objects wait for, as it was logged last.
+    waits: BTreeMap<(VmiName, Side), String>,
+    answers: Vec<(ClientId, Answer)>,
+    /// The loops were told to stop.
+    stopped: bool,
+    /// And to end everything at once.
+    aborted: bool,
+}
+
+impl Manager {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            open: BTreeMap::new(),
+            counted: BTreeMap::new(),
+            count_next: None,
+            next_ticket: 0,
+            waiting: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            answers: Vec::new(),
+            stopped: false,
+            aborted: false,
+        }
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.parts.sessions.clock().now()
+    }
+
+    /// What clients are to be told.
+    pub(super) fn take_answers(&mut self) -> Vec<(ClientId, Answer)> {
+        std::mem::take(&mut self.answers)
+    }
+
+    pub(super) const fn networks(&self) -> &Networks {
+        &self.parts.networks
+    }
+
+    pub(super) fn hear_network(&mut self) {
+        let now = self.now();
+        self.parts.networks.hear(now);
+    }
+
+    /// What a predecessor had.
+    pub(super) fn restore(&mut self, requests: Vec<Request>) {
+        for request in requests {
+            self.request(request.clone(), Waiter::Restored(request));
+        }
+    }
+
+    /// A client asks. The answer comes by [`take_answers`](Self::take_answers).
+    pub(super) fn call(&mut self, client: ClientId, call: Call) {
+        self.count_sessions();
+        let answer = match call {
+            Call::Registry(request) => {
+                let request = self.with_ports(request);
+                return self.request(request.clone(), Waiter::Client(client, request));
+            }
+            Call::Drain(timeout) => {
+                let until = timeout.or(self.parts.drain_timeout).map(|timeout| self.now() + timeout);
+                let request = Request::Shutdown { until };
+                return self.request(request.clone(), Waiter::Client(client, request));
+            }
+            Call::Get(name) => answers::one(&self.parts.registry, &name, self.now()),
+            Call::List(side) => answers::all(&self.parts.registry, side, self.now()),
+            Call::Sessions => answers::sessions(&self.parts.sessions),
+            Call::EndSession(id) => self.end_session(SessionId(id)),
+            Call::Health => Ok(Answer::text(200, "text/plain", "alive\n".to_owned())),
+            Call::Ready if self.parts.registry.is_shutting_down() => {
+                Ok(Answer::text(503, "text/plain", "draining\n".to_owned()))
+            }
+            Call::Ready => Ok(Answer::text(200, "text/plain", "ready\n".to_owned())),
+            Call::Metrics => {
+                let Parts { registry, sessions, counters, .. } = &self.parts;
+                Ok(Answer::text(200, metrics::TYPE, metrics::text(registry, sessions, counters)))
+            }
+        };
+        self.answers.push((client, answer.unwrap_or_else(|error| Answer::from(&error))));
+    }
+
+    fn end_session(&self, id: SessionId) -> Result<Answer, ApiError> {
+        if self.parts.sessions.get(id).is_none() {
+            return Err(ApiError::not_found(format_args!("session {id}")));
+        }
+        log::info!(session = id.0; "session is ended by request");
+        self.parts.controller.send(Command::End(id));
+        Ok(Answer::json(br#"{"ending":true}"#.to_vec()))
+    }
+
+    /// The operator wishes to stop: nothing new from now on, and the rest within its time.
+    pub(super) fn drain(&mut self) {
+        let until = self.parts.drain_timeout.map(|timeout| self.now() + timeout);
+        self.request(Request::Shutdown { until }, Waiter::Nobody);
+    }
+
+    /// At once.
+    pub(super) fn abort(&mut self) {
+        (self.stopped, self.aborted) = (true, true);
+        self.parts.controller.send(Command::Abort);
+    }
+
+    /// Whether everything was to end at once.
+    pub(super) const fn is_aborted(&self) -> bool {
+        self.aborted
+    }
+
+    /// A loop has closed a listener.
+    pub(super) fn closed(&mut self, route: RouteId) {
+        let id = ListenerId(route.0);
+        let Some(open) = self.open.remove(&id) else { return };
+        if self.stopped {
+            return;
+        }
+        let fact = if open.closing {
+            Input::Closed(id)
+        } else {
+            Input::Lost { id, why: "the loop could not go on listening".to_owned() }
+        };
+        self.tell(fact);
+    }
+
+    /// Objects were seen.
+    pub(super) fn observe(&mut self, seen: Seen) {
+        let Some(mut reconciler) = self.parts.reconciler.take() else { return };
+        metrics::count(&self.parts.counters.objects);
+        let name = match &seen {
+            Seen::Present(vmi) => Some(vmi.name.clone()),
+            Seen::Gone(name) => {
+                if let Some(printer) = &self.parts.printer {
+                    printer.forget(name);
+                }
+                None
+            }
+            Seen::All(_) | Seen::Nothing => None,
+        };
+        let pods = &self.parts.pods;
+        let steps = reconciler.observe(seen, &mut |pod: &Pod<'_>| pods.find(pod));
+        let held = name.map(|name| reconciler.names_of(&name)).unwrap_or_default();
+        self.parts.reconciler = Some(reconciler);
+        self.steps(steps);
+        for name in held {
+            self.publish(&name);
+        }
+    }
+
+    /// Something came that is no object.
+    pub(super) fn ignored(&self, why: &str) {
+        metrics::count(&self.parts.counters.ignored);
+        log::warn!("{why}");
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let registry = self.parts.registry.next_timeout().map(|(at, _)| at);
+        let reconciler = self.parts.reconciler.as_ref().and_then(Reconciler::next_timeout);
+        let count = (!self.counted.is_empty() || !self.parts.sessions.is_empty())
+            .then_some(self.count_next)
+            .flatten();
+        [registry, reconciler, count, self.parts.networks.next_timeout()].into_iter().flatten().min()
+    }
+
+    /// Does what its time has come for.
+    pub(super) fn handle_timeout(&mut self) {
+        let now = self.now();
+        self.count_sessions();
+        let events = self.parts.registry.handle_timeout(now);
+        self.settle(events);
+        if let Some(reconciler) = &mut self.parts.reconciler {
+            let steps = reconciler.handle_timeout(now);
+            self.steps(steps);
+        }
+        if let Some(network) = self.parts.networks.handle_timeout(now) {
+            self.tell(Input::Network(network));
+        }
+        self.stop_if_over();
+    }
+
+    /// All that was to be waited for has ended, or its time is over: the loops may stop. What is still
+    /// open then they cut, and count.
+    fn stop_if_over(&mut self) {
+        let registry = &self.parts.registry;
+        let count = registry.open_count();
+        let is_over = count.migrations == 0
+            && count.listeners == 0
+            && (count.sessions == 0 || registry.is_past_shutdown());
+        if !self.stopped && registry.is_shutting_down() && is_over {
+            self.stopped = true;
+            self.parts.controller.send(Command::Drain);
+        }
+    }
+
+    /// Tells the registry how many sessions there are of each listener.
+    fn count_sessions(&mut self) {
+        let now = self.now();
+        self.count_next = Some(now + COUNT);
+        let mut present: BTreeMap<ListenerId, u64> = BTreeMap::new();
+        for session in self.parts.sessions.snapshot() {
+            *present.entry(ListenerId(session.route.0)).or_default() += 1;
+        }
+        let ids: BTreeSet<_> = present.keys().chain(self.counted.keys()).copied().collect();
+        for id in ids {
+            let (before, after) =
+                [&self.counted, &present].map(|counts| counts.get(&id).copied().unwrap_or(0)).into();
+            for _ in before..after {
+                self.tell(Input::SessionOpened(id));
+            }
+            for _ in after..before {
+                self.tell(Input::SessionClosed(id));
+            }
+        }
+        self.counted = present;
+    }
+
+    /// Sessions have come or gone.
+    pub(super) fn sessions_changed(&mut self) {
+        if self.parts.registry.is_shutting_down() {
+            self.count_sessions();
+            self.stop_if_over();
+        }
+    }
+
+    /// A target that a predecessor had gets its ports again if nobody says otherwise.
+    fn with_ports(&mut self, request: Request) -> Request {
+        match (request, &mut self.parts.state) {
+            (Request::SetTarget(mut asked), Some(state)) => {
+                for (port, channel) in state.take_ports(&asked.key).unwrap_or_default().iter() {
+                    if asked.keep.port(channel).is_none() {
+                        // another channel's port it may be by now
+                        let _ = asked.keep.insert(port, channel);
+                    }
+                }
+                Request::SetTarget(asked)
+            }
+            (request, _) => request,
+        }
+    }
+
+    fn request(&mut self, request: Request, waiter: Waiter) {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        self.waiting.insert(ticket, waiter);
+        self.tell(Input::Request(ticket, request));
+        self.stop_if_over();
+    }
+
+    fn steps(&mut self, steps: Vec<Step>) {
+        for step in steps {
+            match step {
+                Step::Request(vmi, request) => {
+                    self.waits.retain(|(of, _), _| *of != vmi);
+                    let request = self.with_ports(request);
+                    self.request(request.clone(), Waiter::Object(request));
+                }
+                Step::Waiting { vmi, side, what } => {
+                    let known = self.waits.get(&(vmi.clone(), side));
+                    if known != Some(&what) {
+                        log::info!(vmi:%, side:%, what = what.as_str(); "waiting");
+                        if self.waits.len() >= 10_000 {
+                            self.waits.clear();
+                        }
+                        self.waits.insert((vmi, side), what);
+                    }
+                }
+                Step::Ignored { why } => self.ignored(&why),
+            }
+        }
+    }
+
+    fn tell(&mut self, fact: Input) {
+        let now = self.now();
+        let events = self.parts.registry.handle(now, fact);
+        self.settle(events);
+    }
+
+    /// Does what the registry demands, then passes on what came of it.
+    fn settle(&mut self, mut events: Vec<Event>) {
+        loop {
+            let closing = |id: &ListenerId| self.open.get(id).is_some_and(|open| open.closing);
+            let is_new = |demand: &Demand| !matches!(demand, Demand::Close { id } if closing(id));
+            let demands: Vec<_> = self.parts.registry.demands().filter(is_new).collect();
+            if demands.is_empty() {
+                break;
+            }
+            for demand in demands {
+                if let Some(fact) = self.perform(demand) {
+                    let now = self.now();
+                    events.extend(self.parts.registry.handle(now, fact));
+                }
+            }
+        }
+        for event in events {
+            self.pass_on(event);
+        }
+    }
+
+    /// What came of it; nothing if that is still to come.
+    fn perform(&mut self, demand: Demand) -> Option<Input> {
+        match demand {
+            Demand::Open { id, name, channel, listen, dial } => {
+                let label = Label { key: name.key, channel };
+                let route = match self.parts.site.route(label, &listen, &dial) {
+                    Ok(route) => route,
+                    Err(Trouble::Listen(why)) => return Some(Input::OpenFailed { id, why }),
+                    Err(Trouble::Dial(why)) => {
+                        return Some(Input::OpenFailed { id, why: OpenError::Other(why) });
+                    }
+                };
+                let port = route.listener.port().unwrap_or(0);
+                let (plan, file) = (Arc::clone(&route.plan), route.listener.file_id());
+                self.open.insert(id, Open { plan, listen, file, closing: false });
+                self.parts.controller.send(Command::Open { id: RouteId(id.0), route });
+                Some(Input::Opened { id, port })
+            }
+            Demand::Close { id } => match self.open.get_mut(&id) {
+                Some(open) => {
+                    open.closing = true;
+                    self.parts
+                        .controller
+                        .send(Command::Close { id: RouteId(id.0), sessions: Sessions::Keep });
+                    None
+                }
+                // it was never opened, or has been lost meanwhile
+                None => Some(Input::Closed(id)),
+            },
+            Demand::Own { id, owner } => {
+                let open = self.open.get(&id);
+                let given = match open.map(|open| (&open.listen, open.file)) {
+                    Some((Listen::Unix { path, .. }, Some(file))) => {
+                        file.give(path, owner).map_err(|error| error.to_string())
+                    }
+                    _ => Err("it has no socket file".to_owned()),
+                };
+                Some(match given {
+                    Ok(()) => Input::Owned { id, owner },
+                    Err(why) => Input::OwnFailed { id, owner, why },
+                })
+            }
+            Demand::Route { id, dial } => {
+                if let Some(open) = self.open.get(&id) {
+                    match self.parts.site.replan(&open.plan, &dial) {
+                        Ok(plan) => open.plan.redirect(plan),
+                        Err(Trouble::Dial(why) | Trouble::Listen(OpenError::Other(why))) => {
+                            log::error!(connect:% = dial, error = why.as_str(); "new connections still go where they went");
+                        }
+                        Err(Trouble::Listen(OpenError::PortInUse)) => {}
+                    }
+                }
+                Some(Input::Routed { id, dial })
+            }
+        }
+    }
+
+    fn pass_on(&mut self, event: Event) {
+        match event {
+            Event::Answered { ticket, result } => {
+                let waiter = self.waiting.remove(&ticket).unwrap_or(Waiter::Nobody);
+                match waiter {
+                    Waiter::Client(client, request) => {
+                        let answer = api::answer(&result).map(Answer::json);
+                        let answer = answer.unwrap_or_else(|error| Answer::from(&error));
+                        self.answers.push((client, answer));
+                        if let Ok(done) = &result {
+                            self.note(By::Api, request, done);
+                        }
+                    }
+                    Waiter::Object(request) => self.object_answered(request, &result),
+                    Waiter::Restored(request) => match &result {
+                        Ok(done) => {
+                            tell_restored(&request, done);
+                            self.note(By::Api, request, done);
+                        }
+                        Err(why) => {
+                            log::error!(error:% = why; "not restored: what was there before this process began");
+                        }
+                    },
+                    Waiter::Nobody => {}
+                }
+            }
+            Event::Changed(name) => {
+                self.save(&name);
+                self.publish(&name);
+            }
+            Event::Expired(name) => {
+                log::info!(name:%; "nobody renewed the lease; its listeners are closed");
+                self.forget(&name);
+            }
+            Event::Failed { name, why } => {
+                log::error!(name:%, error:% = why; "listeners are not as they should be")
+            }
+        }
+    }
+
+    fn object_answered(
+        &mut self,
+        request: Request,
+        result: &Result<Done, relay_migration::registry::Refusal>,
+    ) {
+        let name = match &request {
+            Request::SetTarget(asked) => Name::new(Side::Target, asked.key.clone()),
+            Request::SetSource(asked) => Name::new(Side::Source, asked.key.clone()),
+            Request::Delete(name) | Request::Renew(name) => name.clone(),
+            Request::Shutdown { .. } => return,
+        };
+        let now = self.now();
+        match (result, &mut self.parts.reconciler) {
+            (Ok(done), reconciler) => {
+                if let Some(reconciler) = reconciler {
+                    reconciler.succeeded(&name);
+                }
+                self.note(By::Vmi, request, done);
+                self.publish(&name);
+            }
+            (Err(why), reconciler) => {
+                log::warn!(name:%, error:% = why; "an object's listeners were refused; it is tried again");
+                if let Some(reconciler) = reconciler {
+                    reconciler.failed(now, &name);
+                }
+            }
+        }
+    }
+
+    /// Remembers what is in force, for a successor too.
+    fn note(&mut self, by: By, request: Request, done: &Done) {
+        let name = match &request {
+            Request::SetTarget(asked) => Name::new(Side::Target, asked.key.clone()),
+            Request::SetSource(asked) => Name::new(Side::Source, asked.key.clone()),
+            Request::Delete(name) => {
+                if matches!(done, Done::Deleted { .. }) {
+                    self.forget(&name.clone());
+                }
+                return;
+            }
+            Request::Renew(_) | Request::Shutdown { .. } => return,
+        };
+        let is_news = self.asked.get(&name) != Some(&(by, request.clone()));
+        self.asked.insert(name.clone(), (by, request));
+        if is_news {
+            self.save(&name);
+        }
+    }
+
+    fn forget(&mut self, name: &Name) {
+        self.asked.remove(name);
+        if let Some(state) = &self.parts.state {
+            state.remove(name);
+        }
+    }
+
+    fn save(&self, name: &Name) {
+        let (Some(state), Some((by, request))) = (&self.parts.state, self.asked.get(name)) else { return };
+        let ports = match name.side {
+            Side::Target => self.parts.registry.target(&name.key, self.now()).map(|view| view.ports),
+            Side::Source => self.parts.registry.source(&name.key, self.now()).map(|_| PortMap::default()),
+        };
+        if let Some(ports) = ports {
+            state.put(*by, request, &ports);
+        }
+    }
+
+    /// Prints what a target has to publish, if its object does not say so yet.
+    fn publish(&self, name: &Name) {
+        let Parts { reconciler: Some(reconciler), printer: Some(printer), registry, .. } = &self.parts else {
+            return;
+        };
+        if let Some(publication) = reconciler.publication(name, registry, self.now()) {
+            log::info!(vmi:% = publication.vmi; "{}", publication.event_message());
+            printer.print(&publication.vmi, publication.to_json());
+        }
+    }
+}
+
+fn tell_restored(request: &Request, done: &Done) {
+    match (request, done) {
+        (Request::SetTarget(asked), Done::Target { ports, .. }) if *ports != asked.keep => {
+            log::warn!(key:% = asked.key, before:% = asked.keep, ports:%; "restored on other ports: those it had are somebody else's by now");
+        }
+        (Request::SetTarget(asked), _) => log::info!(key:% = asked.key; "target restored"),
+        (Request::SetSource(asked), _) => log::info!(key:% = asked.key; "source restored"),
+        _ => {}
+    }
+}

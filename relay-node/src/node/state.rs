@@ -1,0 +1,248 @@
+//! What a restart must know: a file for each side of each migration, so that a change costs one file.
+//!
+//! What was asked for through the control API is listened for again at once, on the same ports. What an
+//! object called for is listened for when the object is seen again; until then its ports are kept in
+//! mind, for a day.
+//!
+//! Files are written beside their place and renamed, so there is never half a one. They outlive the
+//! process, not the machine: nothing is synced to disk, for after a reboot nothing of it is true.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use relay_migration::api::{self, Call};
+use relay_migration::registry::{Name, Request, Side};
+use relay_migration::{Key, PortMap};
+use serde_json::{Value, json};
+
+/// How long the ports of an object that was not seen again are kept in mind.
+const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+
+/// Who asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum By {
+    /// A client of the control API.
+    Api,
+    /// An object.
+    Vmi,
+}
+
+impl By {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Vmi => "vmi",
+        }
+    }
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct State {
+    directory: PathBuf,
+    /// Ports that targets had before this process began, and which nobody has asked for yet.
+    remembered: BTreeMap<Key, PortMap>,
+}
+
+impl State {
+    /// Makes the directory if need be, and reads what is there: what is to be asked for again. What
+    /// can't be read is told and left alone.
+    ///
+    /// # Errors
+    /// If the directory can't be made, read or written to.
+    pub(super) fn load(directory: &Path) -> io::Result<(Self, Vec<Request>)> {
+        fs::create_dir_all(directory)?;
+        let mut state = Self { directory: directory.to_owned(), remembered: BTreeMap::new() };
+        let mut requests = Vec::new();
+        let mut names: Vec<_> = fs::read_dir(directory)?.flatten().map(|entry| entry.path()).collect();
+        names.sort();
+        for path in names {
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("json") => {}
+                // a predecessor was killed between writing and renaming
+                Some("new") => {
+                    let _ = fs::remove_file(&path);
+                    continue;
+                }
+                _ => continue,
+            }
+            match read(&path) {
+                Ok((By::Api, request)) => requests.push(request),
+                Ok((By::Vmi, request)) => state.remember(&path, request),
+                Err(why) => {
+                    log::error!(file:% = path.display(), error = why.as_str(); "state not understood; it was left alone");
+                }
+            }
+        }
+        let probe = directory.join(".writable");
+        fs::write(&probe, "")?;
+        fs::remove_file(&probe)?;
+        Ok((state, requests))
+    }
+
+    fn remember(&mut self, path: &Path, request: Request) {
+        let age = fs::metadata(path)
+            .and_then(|found| found.modified())
+            .map(|at| SystemTime::now().duration_since(at));
+        if let Request::SetTarget(target) = request
+            && !matches!(age, Ok(Ok(age)) if age > REMEMBERED)
+        {
+            self.remembered.insert(target.key, target.keep);
+        } else {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// The ports that this target had, once.
+    pub(super) fn take_ports(&mut self, key: &Key) -> Option<PortMap> {
+        self.remembered.remove(key)
+    }
+
+    /// Notes what is in force. `ports` are the real ones of a target.
+    pub(super) fn put(&self, by: By, request: &Request, ports: &PortMap) {
+        let Some((name, body)) = body(request, ports) else { return };
+        let path = self.path(&name);
+        let new = path.with_extension("new");
+        let text = format!("{}\n", json!({ "by": by.word(), "put": body }));
+        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &path));
+        if let Err(error) = written {
+            log::error!(file:% = path.display(), error:%; "state not written; a restart would not know of it");
+        }
+    }
+
+    /// It is over.
+    pub(super) fn remove(&self, name: &Name) {
+        let path = self.path(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                log::error!(file:% = path.display(), error:%; "state not removed");
+            }
+            _ => {}
+        }
+    }
+
+    /// A key is made of letters, digits, '-', '_' and '.'.
+    fn path(&self, name: &Name) -> PathBuf {
+        self.directory.join(format!("{}-{}.json", name.side, name.key))
+    }
+}
+
+/// Whose it is, and the body of the call that asks for it again.
+fn body(request: &Request, ports: &PortMap) -> Option<(Name, Value)> {
+    let seconds = |lease: Option<Duration>| lease.map(|lease| lease.as_secs());
+    match request {
+        Request::SetTarget(asked) => Some((
+            Name::new(Side::Target, asked.key.clone()),
+            json!({ "backends": asked.backends, "keep": ports, "lease_s": seconds(asked.lease) }),
+        )),
+        Request::SetSource(asked) => Some((
+            Name::new(Side::Source, asked.key.clone()),
+            json!({
+                "target": asked.target.to_string(),
+                "ports": asked.ports,
+                "base_dir": asked.base_dir.as_str(),
+                "owner": asked.owner.map(|owner| json!({ "uid": owner.uid, "gid": owner.gid })),
+                "lease_s": seconds(asked.lease),
+            }),
+        )),
+        Request::Delete(_) | Request::Renew(_) | Request::Shutdown { .. } => None,
+    }
+}
+
+fn read(path: &Path) -> Result<(By, Request), String> {
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let (side, key) = stem.split_once('-').ok_or("its name is not SIDE-KEY.json")?;
+    let text = fs::read(path).map_err(|error| error.to_string())?;
+    let value: Value = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let by = match value.get("by").and_then(Value::as_str) {
+        Some("api") => By::Api,
+        Some("vmi") => By::Vmi,
+        _ => return Err("it does not say by whom it was asked for".to_owned()),
+    };
+    let put = value.get("put").map(ToString::to_string).unwrap_or_default();
+    match api::parse("PUT", &format!("/v1/{side}s/{key}"), put.as_bytes()) {
+        Ok(Call::Registry(request)) => Ok((by, request)),
+        Ok(_) => Err("it is about no migration".to_owned()),
+        Err(error) => Err(error.message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Scratch;
+
+    fn request(side: &str, key: &str, body: &str) -> Request {
+        match api::parse("PUT", &format!("/v1/{side}s/{key}"), body.as_bytes()) {
+            Ok(Call::Registry(request)) => request,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_comes_back_with_its_ports() {
+        let dir = Scratch::new();
+        let (state, found) = State::load(&dir.path("new/one")).expect("made");
+        assert!(found.is_empty());
+        let target = request("target", "a-b.c", r#"{"backends":{"0":"/q","49152":"/r"},"lease_s":60}"#);
+        let source = request(
+            "source",
+            "a-b.c",
+            r#"{"target":"fd00::1","ports":{"7":0},"base_dir":"/b","owner":{"uid":1,"gid":2}}"#,
+        );
+        let other = request("target", "vmi", r#"{"backends":{"0":"/q"}}"#);
+        let ports: PortMap = r#"{"5":0,"6":49152}"#.parse().expect("ports");
+        state.put(By::Api, &target, &ports);
+        state.put(By::Api, &source, &PortMap::default());
+        state.put(By::Vmi, &other, &r#"{"9":0}"#.parse().expect("ports"));
+
+        let (mut state, found) = State::load(&dir.path("new/one")).expect("there");
+        let mut kept = target;
+        if let Request::SetTarget(asked) = &mut kept {
+            asked.keep = ports;
+        }
+        assert_eq!(found, [source, kept]);
+        let key: Key = "vmi".parse().expect("key");
+        assert_eq!(state.take_ports(&key).map(|ports| ports.to_string()).as_deref(), Some(r#"{"9":0}"#));
+        assert_eq!(state.take_ports(&key), None, "once");
+        for name in ["target a-b.c", "source a-b.c", "target vmi", "target never"] {
+            let (side, key) = name.split_once(' ').expect("two words");
+            let side = if side == "target" { Side::Target } else { Side::Source };
+            state.remove(&Name::new(side, key.parse().expect("key")));
+        }
+        assert_eq!(fs::read_dir(dir.path("new/one")).expect("dir").count(), 0);
+    }
+
+    #[test]
+    fn what_is_broken_or_half_is_told_and_the_rest_is_read() {
+        let dir = Scratch::new();
+        let write = |name: &str, text: &str| fs::write(dir.path(name), text).expect("write");
+        write("target-ok.json", r#"{"by":"api","put":{"backends":{"0":"/q"}}}"#);
+        write("target-half.json", r#"{"by":"api","put":{"backe"#);
+        write("target-a b.json", r#"{"by":"api","put":{"backends":{"0":"/q"}}}"#);
+        write("sessions-x.json", r#"{"by":"api","put":{}}"#);
+        write("target-who.json", r#"{"by":"me","put":{"backends":{"0":"/q"}}}"#);
+        write("target-left.new", "{");
+        write("README", "not ours");
+        let (_, found) = State::load(dir.root()).expect("read");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(!dir.path("target-left.new").exists() && dir.path("target-half.json").exists());
+        assert!(State::load(&dir.path("README")).is_err(), "no directory");
+    }
+
+    #[test]
+    fn ports_that_nobody_came_back_for_are_forgotten_after_a_day() {
+        let dir = Scratch::new();
+        let (state, _) = State::load(dir.root()).expect("made");
+        state.put(By::Vmi, &request("target", "vmi", r#"{"backends":{"0":"/q"}}"#), &PortMap::default());
+        let file = fs::File::options().write(true).open(dir.path("target-vmi.json")).expect("open");
+        let before = SystemTime::now() - REMEMBERED - Duration::from_secs(60);
+        file.set_modified(before).expect("utimes");
+        let (mut state, _) = State::load(dir.root()).expect("read");
+        assert_eq!(state.take_ports(&"vmi".parse().expect("key")), None);
+        assert!(!dir.path("target-vmi.json").exists());
+    }
+}
