@@ -284,7 +284,7 @@ fn thousands_of_keys() {
     let dir = Scratch::new();
     let (node, control) = start(&dir, "--plain --bind 127.0.0.1");
     let mut stream = connect(&control);
-    let count = 2000;
+    let count = 1200;
     for number in 0..count {
         let body = r#"{"backends":{"0":"/none"},"lease_s":3600}"#;
         let length = body.len();
