@@ -16,6 +16,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use relay_core::Instant;
 use relay_migration::reconcile::{self, Reconciler};
@@ -24,6 +25,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::cli::Node;
 use crate::control::{self, Command, Commands};
+use crate::crowd::Crowded;
 use crate::inherited::Inherited;
 use crate::listen::{ListenOptions, Rights, listen};
 use crate::logging::say;
@@ -176,6 +178,14 @@ impl Observer for NodeObserver {
 
     fn accept_resumed(&self, listen: &crate::endpoint::Endpoint) {
         LogObserver.accept_resumed(listen);
+    }
+
+    fn crowded(&self, crowded: &Crowded) {
+        LogObserver.crowded(crowded);
+    }
+
+    fn order_broken(&self, listen: &crate::endpoint::Endpoint, window: Duration) {
+        LogObserver.order_broken(listen, window);
     }
 
     fn listener_closed(&self, id: RouteId) {
