@@ -128,7 +128,7 @@ impl State {
     /// Whether this session is meant. One that is over is nobody's any more.
     fn is(&self, which: Which) -> bool {
         match self {
-            Self::Live(live) => which.is(live.seat()),
+            Self::Live(live) => which.is(live.seat().id(), live.seat().route()),
             Self::Closing(_) => false,
         }
     }

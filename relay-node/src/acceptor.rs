@@ -34,7 +34,7 @@ pub trait Host {
     /// As epoll_ctl(2): its listener is closed then.
     fn watch(&mut self, number: ListenerId, listener: &Listener) -> io::Result<()>;
 
-    /// Does so no more: it is about to be closed.
+    /// Does so no more: it is about to be closed, and whatever shares in it is dropped.
     fn unwatch(&mut self, number: ListenerId, listener: &Listener);
 
     /// Has a session begin for somebody who was accepted.
@@ -65,12 +65,12 @@ pub enum Which {
 }
 
 impl Which {
-    /// Whether this one is meant.
+    /// Whether this one is meant, which came by that route.
     #[must_use]
-    pub fn is(self, seat: &Seat) -> bool {
+    pub fn is(self, session: SessionId, route: RouteId) -> bool {
         match self {
-            Self::Session(id) => seat.id() == id,
-            Self::Route(id) => seat.route() == id,
+            Self::Session(id) => id == session,
+            Self::Route(id) => id == route,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use relay_migration::SocketPath;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -34,7 +35,7 @@ pub struct ListenOptions {
 pub struct Listener {
     // Before the socket: the name goes first, so that nobody connects to what is being closed.
     _file: Option<SocketFile>,
-    socket: Socket,
+    socket: Arc<Socket>,
     local: Endpoint,
     /// What those that are accepted are to be given. Only for an inherited socket: connections may have
     /// been made before the options were on it.
@@ -57,6 +58,12 @@ impl Listener {
     /// Which file it has made, if it has made one.
     pub(crate) fn file_id(&self) -> Option<FileId> {
         self._file.as_ref().map(SocketFile::id)
+    }
+
+    /// What to wait at.
+    #[must_use]
+    pub const fn socket(&self) -> &Arc<Socket> {
+        &self.socket
     }
 
     /// Takes the next connection: non-blocking, close-on-exec, with its options set.
@@ -102,7 +109,7 @@ pub fn listen(
             let socket = socket::new_unix()?;
             socket.bind(&socket::abstract_address(name)?)?;
             socket.listen(BACKLOG)?;
-            Ok(Listener { _file: None, socket, local: endpoint.clone(), accepted: None })
+            Ok(Listener { _file: None, socket: Arc::new(socket), local: endpoint.clone(), accepted: None })
         }
         Endpoint::Tcp(at) => listen_tcp(at, options.tcp, Endpoint::Tcp),
         Endpoint::Tls(at) => listen_tcp(at, options.tcp, Endpoint::Tls),
@@ -123,7 +130,7 @@ pub fn listen_beneath(path: &SocketPath, options: &ListenOptions) -> io::Result<
 
 fn listen_unix((socket, file): (Socket, SocketFile), local: Endpoint) -> io::Result<Listener> {
     socket.listen(BACKLOG)?;
-    Ok(Listener { _file: Some(file), socket, local, accepted: None })
+    Ok(Listener { _file: Some(file), socket: Arc::new(socket), local, accepted: None })
 }
 
 fn listen_tcp(at: &HostPort, options: TcpOptions, kind: fn(HostPort) -> Endpoint) -> io::Result<Listener> {
@@ -144,7 +151,7 @@ fn listen_tcp(at: &HostPort, options: TcpOptions, kind: fn(HostPort) -> Endpoint
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let bound = bound_address(&socket)?;
-    Ok(Listener { _file: None, socket, local: kind(bound.into()), accepted: None })
+    Ok(Listener { _file: None, socket: Arc::new(socket), local: kind(bound.into()), accepted: None })
 }
 
 fn bound_address(socket: &Socket) -> io::Result<SocketAddr> {
@@ -168,7 +175,7 @@ fn adopt(fd: OwnedFd, options: TcpOptions) -> io::Result<Listener> {
         _ => return Err(invalid("the inherited socket is neither unix nor TCP")),
     };
     let accepted = matches!(local, Endpoint::Tcp(_)).then_some(options);
-    Ok(Listener { _file: None, socket, local, accepted })
+    Ok(Listener { _file: None, socket: Arc::new(socket), local, accepted })
 }
 
 fn inherited_unix(address: &SockAddr) -> Endpoint {

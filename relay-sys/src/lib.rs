@@ -1,7 +1,13 @@
 //! System calls that neither std nor socket2 nor rustix offers: the only crate with `unsafe` code.
 
+#[cfg(feature = "tokio")]
+mod edges;
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+#[cfg(feature = "tokio")]
+pub use edges::Edges;
 
 /// Bytes in a socket's send queue that its peer has not acknowledged (tcp(7), SIOCOUTQ).
 ///

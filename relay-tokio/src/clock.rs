@@ -14,6 +14,13 @@ impl Clock {
         Self(TokioInstant::now())
     }
 
+    /// One that shows the time of another.
+    #[cfg(feature = "server")]
+    pub(crate) fn like(other: relay_node::clock::Clock) -> Self {
+        let now = TokioInstant::now();
+        Self(now.checked_sub(Duration::from_nanos(other.now().as_nanos())).unwrap_or(now))
+    }
+
     pub(crate) fn now(self) -> Instant {
         self.at(TokioInstant::now())
     }

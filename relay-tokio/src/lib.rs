@@ -52,9 +52,13 @@
 //! for each record, since [`AsyncRead`](tokio::io::AsyncRead) cannot scatter.
 #![forbid(unsafe_code)]
 
+mod alarm;
+mod buffers;
 mod clock;
 mod close;
 mod relaying;
+#[cfg(feature = "server")]
+mod server;
 mod side;
 mod stop;
 mod streams;
@@ -63,5 +67,7 @@ pub use close::prepare_close;
 pub use relay_core::{Close, Config, EndReason, Failure, FlowEnd, Leg, Outcome, PerLeg, Stats, Timer};
 pub use relay_tls;
 pub use relaying::{Relayed, relay, relay_dialing, relay_until};
+#[cfg(feature = "server")]
+pub use server::Tokio;
 pub use side::Side;
 pub use stop::{StopSignal, Stopper, stopper};

@@ -1,35 +1,24 @@
 //! One session as a future: the pump, driven by the wake-ups of its task.
 
-use std::cell::Cell;
 use std::fmt;
 use std::future::{self, Future};
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use relay_core::{Config, Instant, Leg, Outcome, PerLeg, Pool, Pumped, Ready, Relay, Stats, Stop, pump};
+use relay_core::{Config, Instant, Leg, Outcome, PerLeg, Pumped, Ready, Relay, Stats, Stop, pump};
 use relay_node::NodeCodec;
 use relay_node::failure::failure;
+use relay_node::live::BUDGET;
 use relay_tls::SessionInfo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Sleep, sleep_until};
 
+use crate::alarm::Alarm;
+use crate::buffers;
 use crate::clock::Clock;
 use crate::side::Side;
 use crate::stop::{StopSignal, Wish};
 use crate::streams::{Notes, Streams};
-
-/// Bytes that a session may move before other tasks of its thread have their turn. A TLS record
-/// takes some microseconds to seal or open, so this is about a tenth of a millisecond.
-const BUDGET: usize = 256 << 10;
-
-/// Bytes of buffers that a thread keeps for its sessions at most, while none of them needs them.
-const KEEP: usize = 2 << 20;
-
-thread_local! {
-    /// Buffers wander with their sessions from thread to thread and are handed back wherever that is.
-    static POOL: Cell<Pool> = const { Cell::new(Pool::new(KEEP)) };
-}
 
 /// How a relaying went, with the streams that it was made of.
 #[derive(Debug)]
@@ -285,8 +274,7 @@ struct Session<F, K> {
     notes: PerLeg<Notes>,
     ready: PerLeg<Ready>,
     clock: Clock,
-    /// Armed while a timer runs, for its time or an earlier one.
-    alarm: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
 }
 
 impl<F, K> fmt::Debug for Session<F, K> {
@@ -309,7 +297,7 @@ where
             notes: PerLeg::default(),
             ready: PerLeg::both(Ready::BOTH),
             clock,
-            alarm: None,
+            alarm: Alarm::default(),
         }
     }
 
@@ -378,8 +366,7 @@ where
     fn pump(&mut self, cx: &Context<'_>, now: Instant) -> Pumped {
         let Ends { front, back } = &mut self.ends;
         let mut streams = Streams { front, back: back.stream(), notes: &mut self.notes, waker: cx.waker() };
-        // Taken out meanwhile: a stream may be made of another relaying in this thread.
-        let mut pool = POOL.replace(Pool::new(KEEP));
+        let mut pool = buffers::take();
         let pumped = loop {
             let pumped = pump(&mut self.relay, &mut streams, &mut self.ready, &mut pool, now, BUDGET);
             if pumped == Pumped::Again || !streams.flush() {
@@ -394,7 +381,7 @@ where
         if pumped == Pumped::Done {
             self.relay.release(&mut pool);
         }
-        POOL.set(pool);
+        buffers::give(pool);
         pumped
     }
 
@@ -422,27 +409,14 @@ where
         }
     }
 
-    /// Sleeps until the next timer; whether one has fired. Progress moves a timer on with every
-    /// byte: the alarm is left where it is then, and set anew when it goes off too early.
+    /// Sleeps until the next timer; whether one has fired.
     fn is_time(&mut self, cx: &mut Context<'_>) -> bool {
-        let at = self.relay.next_timeout();
-        let Some((at, until)) = at.and_then(|(at, _)| Some((at, self.clock.to_tokio(at)?))) else {
-            self.alarm = None;
-            return false;
-        };
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(until)));
-        if alarm.deadline() > until {
-            alarm.as_mut().reset(until);
+        let at = self.relay.next_timeout().map(|(at, _)| at);
+        let due = self.alarm.is_due(at.and_then(|at| self.clock.to_tokio(at)), cx);
+        if let (true, Some(at)) = (due, at) {
+            self.relay.handle_timeout(self.clock.now().max(at));
         }
-        while alarm.as_mut().poll(cx).is_ready() {
-            if alarm.deadline() >= until {
-                self.alarm = None;
-                self.relay.handle_timeout(self.clock.now().max(at));
-                return true;
-            }
-            alarm.as_mut().reset(until);
-        }
-        false
+        due
     }
 }
 
