@@ -8,7 +8,7 @@ use crate::rig::{PATIENCE, Rig, Road, Settings, expect};
 
 /// Once the loops have come to rest, how often they wake up while nothing happens.
 fn wake_ups_at_rest(rig: &Rig) -> u64 {
-    let count = || rig.nodes.iter().map(|node| node.counters.wake_ups()).sum::<u64>();
+    let count = || rig.nodes.iter().map(|node| node.runtime.counters().wake_ups()).sum::<u64>();
     let start = Instant::now();
     let mut before = count();
     loop {
@@ -72,6 +72,6 @@ fn no_wake_up_is_for_nothing() {
     drop((client, server));
     for node in &rig.nodes {
         node.watch.only_ended();
-        assert_eq!(node.counters.for_nothing(), 0);
+        assert_eq!(node.runtime.counters().for_nothing(), 0);
     }
 }

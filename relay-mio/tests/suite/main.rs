@@ -1,4 +1,5 @@
-//! The loop from outside: real sockets, plain and TLS, one relay and two.
+//! The loop from outside: real sockets, plain and TLS, one relay and two. relay-tokio includes what is not
+//! about this loop alone.
 
 mod commands;
 mod dialing;
@@ -8,3 +9,6 @@ mod relaying;
 #[allow(dead_code, reason = "another test uses more of it")]
 mod rig;
 mod strangers;
+
+/// The runtime under test.
+type Loop = relay_mio::Mio;

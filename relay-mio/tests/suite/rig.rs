@@ -16,7 +16,6 @@ use rcgen::{
 };
 use relay_core::admission::Limits;
 use relay_core::{Failure, Leg, Outcome};
-use relay_mio::{Counters, Mio};
 use relay_node::cli::Timeouts;
 use relay_node::control::{self, Command, Controller, Sessions};
 use relay_node::crowd::Crowded;
@@ -33,6 +32,8 @@ use relay_node::{
 use relay_tls::{Material, Pem};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::Loop;
+
 /// Against hanging for ever; nothing is expected to take that long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -43,7 +44,7 @@ pub(crate) struct Scratch(PathBuf);
 impl Scratch {
     pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("relay-mio-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("relay-suite-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).expect("a scratch directory");
         Self(path)
@@ -194,7 +195,7 @@ pub(crate) struct Node {
     pub(crate) at: Endpoint,
     pub(crate) watch: Arc<Watch>,
     pub(crate) sessions: Arc<SessionTable>,
-    pub(crate) counters: Arc<Counters>,
+    pub(crate) runtime: Arc<Loop>,
     controller: Controller,
     thread: Option<JoinHandle<Result<Served, ServeError>>>,
 }
@@ -216,8 +217,7 @@ impl Node {
     fn serve(routes: Vec<Route>, settings: &Settings) -> Self {
         let (controller, commands) = control::channel().expect("a pair");
         let (watch, sessions) = (Arc::new(Watch::default()), SessionTable::new());
-        let mio = Mio::default();
-        let counters = mio.counters();
+        let runtime = Arc::new(Loop::default());
         let server = Server {
             routes: numbered(routes),
             sessions: Arc::clone(&sessions),
@@ -227,9 +227,10 @@ impl Node {
             observer: Arc::clone(&watch) as Arc<dyn Observer>,
             commands,
         };
-        let thread = Some(thread::spawn(move || mio.serve(server)));
+        let serving = Arc::clone(&runtime);
+        let thread = Some(thread::spawn(move || serving.serve(server)));
         let at = Endpoint::Fd(String::new());
-        Self { at, watch, sessions, counters, controller, thread }
+        Self { at, watch, sessions, runtime, controller, thread }
     }
 
     /// Has it listen there, too; where that is.
