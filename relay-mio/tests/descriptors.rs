@@ -4,6 +4,9 @@
 #[allow(dead_code, reason = "the suite uses more of it")]
 mod rig;
 
+/// The runtime under test.
+type Loop = relay_mio::Mio;
+
 use std::io::Write;
 
 use relay_node::control::Command;

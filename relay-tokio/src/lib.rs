@@ -41,6 +41,11 @@
 //! # }
 //! ```
 //!
+//! # A whole node
+//! With the feature `server`, which is on by default, there is `Tokio`: listeners, limits, dialing in order,
+//! draining and the command line of `relay-mio`, all of it from `relay-node`. Who only joins streams turns
+//! default features off.
+//!
 //! # Units and clocks
 //! Sizes are bytes. Time is tokio's ([`tokio::time::Instant`]): a test with a paused clock moves a
 //! session's timers on like any other. Nothing is spawned and nothing blocks.

@@ -20,19 +20,34 @@ use crate::pki::Files;
 /// The program under test.
 #[must_use]
 pub fn program() -> PathBuf {
-    std::env::var_os("RELAY_BIN").map_or_else(built, PathBuf::from)
+    std::env::var_os("RELAY_BIN").map_or_else(|| built(runtimes().0), PathBuf::from)
 }
 
 /// The program that is the far one of two.
 #[must_use]
 pub fn back_program() -> PathBuf {
-    std::env::var_os("RELAY_BACK_BIN").map_or_else(program, PathBuf::from)
+    let named = std::env::var_os("RELAY_BACK_BIN").or_else(|| std::env::var_os("RELAY_BIN"));
+    named.map_or_else(|| built(runtimes().1), PathBuf::from)
+}
+
+/// Those that these tests are about, the near and the far one: by the name of the tests' executable.
+fn runtimes() -> (&'static str, &'static str) {
+    let this = std::env::current_exe().expect("a path");
+    let name = this.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    if name.starts_with("on_tokio") {
+        ("tokio", "mio")
+    } else if name.starts_with("mixed") {
+        ("mio", "tokio")
+    } else {
+        ("mio", "mio")
+    }
 }
 
 /// What cargo has built for this package: above the directory that the tests' executables are in.
-fn built() -> PathBuf {
+fn built(runtime: &str) -> PathBuf {
     let this = std::env::current_exe().expect("a path");
-    let found = this.ancestors().skip(2).map(|directory| directory.join("relay-under-test"));
+    let name = format!("relay-under-test-{runtime}");
+    let found = this.ancestors().skip(2).map(|directory| directory.join(&name));
     found
         .into_iter()
         .find(|path| path.is_file())

@@ -1,0 +1,10 @@
+//! What is about two relays once more, with relay-tokio behind relay-mio.
+
+#[path = "backends.rs"]
+mod backends;
+#[path = "drain.rs"]
+mod drain;
+#[path = "pairings.rs"]
+mod pairings;
+#[path = "resets.rs"]
+mod resets;
