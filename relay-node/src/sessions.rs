@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use relay_core::flow::Phase;
 use relay_core::{Instant, Leg, PerLeg, Relay};
 use relay_migration::Key;
 
@@ -96,6 +97,7 @@ pub struct Meter {
 struct FlowMeter {
     read: AtomicU64,
     delivered: AtomicU64,
+    is_shut: AtomicBool,
 }
 
 impl Meter {
@@ -114,6 +116,8 @@ impl Meter {
         for leg in Leg::BOTH {
             self.flows[leg].read.store(stats.read[leg], Ordering::Relaxed);
             self.flows[leg].delivered.store(stats.delivered[leg], Ordering::Relaxed);
+            let is_shut = relay.session().phase(leg) == Phase::Shut;
+            self.flows[leg].is_shut.store(is_shut, Ordering::Relaxed);
             if let Some(info) = relay.codec(leg).and_then(|codec| codec.as_tls()?.info()) {
                 self.identities[leg].get_or_init(|| info.peer.to_string());
             }
@@ -135,6 +139,8 @@ pub struct Moved {
     pub read: u64,
     /// Of these, delivered to the other one.
     pub delivered: u64,
+    /// It is over: its end was read, and passed on. A session of which that is true is half closed.
+    pub is_shut: bool,
 }
 
 /// A session as it is seen from outside.
@@ -177,7 +183,8 @@ impl Entry {
             let meter = &self.meter.flows[leg];
             // In this order: what is delivered was read before.
             let delivered = meter.delivered.load(Ordering::Relaxed);
-            Moved { read: meter.read.load(Ordering::Relaxed).max(delivered), delivered }
+            let is_shut = meter.is_shut.load(Ordering::Relaxed);
+            Moved { read: meter.read.load(Ordering::Relaxed).max(delivered), delivered, is_shut }
         };
         SessionView {
             id: self.id,
@@ -435,7 +442,7 @@ mod tests {
         seat.meter().update(&relay);
         let seen = view();
         assert_eq!(seen.stage, Stage::Open);
-        assert_eq!(seen.flows.front, Moved { read: 10, delivered: 5 });
+        assert_eq!(seen.flows.front, Moved { read: 10, delivered: 5, is_shut: false });
         assert_eq!(seen.flows.back, Moved::default());
         assert!(seen.stalled_for < seen.age, "it moved after it was accepted");
         relay.stop(later, Stop::Abort);

@@ -176,7 +176,7 @@ fn the_table_says_who_is_there_and_how_much_has_moved() {
     let (mut up, mut down) = (vec![0; 70_000], vec![0; 300]);
     (&server).read_exact(&mut up).expect("all of it");
     (&client).read_exact(&mut down).expect("all of it");
-    let moved = |read| Moved { read, delivered: read };
+    let moved = |read| Moved { read, delivered: read, is_shut: false };
     for node in &rig.nodes {
         let row = rows(node, "it is told", |rows| {
             rows.len() == 1 && rows[0].flows.front == moved(70_000) && rows[0].flows.back == moved(300)
@@ -189,6 +189,11 @@ fn the_table_says_who_is_there_and_how_much_has_moved() {
         let identity = row.identities[secured].as_deref().expect("who it is");
         assert!(identity.contains("node"), "{identity}");
         assert_eq!(row.identities[secured.other()], None);
+    }
+    client.shutdown(std::net::Shutdown::Write).expect("shut down");
+    for node in &rig.nodes {
+        let row = rows(node, "half closed", |rows| rows[0].flows.front.is_shut).remove(0);
+        assert!(row.stage == Stage::Open && !row.flows.back.is_shut);
     }
     drop((client, server));
     rig.nodes.iter().for_each(none);
