@@ -4,6 +4,9 @@
 #[allow(dead_code, reason = "the suite uses more of it")]
 mod rig;
 
+/// The runtime under test.
+type Loop = relay_mio::Mio;
+
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};

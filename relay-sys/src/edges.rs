@@ -33,20 +33,23 @@ impl Edges {
     /// Readiness is cleared before anything is tried, so that what comes meanwhile is not lost. An end or
     /// an error is not cleared (that is tokio's way): who has seen one must not wait for more.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.poll_read_ready(cx).map(clear)
+        self.0.poll_read_ready(cx).map(|ready| _ = clear(ready))
     }
 
-    /// The same for room to write.
-    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// The same for room to write; and whether both directions are over (EPOLLHUP, EPOLLERR).
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<bool> {
         self.0.poll_write_ready(cx).map(clear)
     }
 }
 
-fn clear(ready: io::Result<AsyncFdReadyGuard<'_, Arc<Socket>>>) {
+/// Whether writing is over for good.
+fn clear(ready: io::Result<AsyncFdReadyGuard<'_, Arc<Socket>>>) -> bool {
     // An error: the runtime is going away. Whoever tries finds out.
-    if let Ok(mut guard) = ready {
+    ready.is_ok_and(|mut guard| {
+        let is_over = guard.ready().is_write_closed();
         guard.clear_ready();
-    }
+        is_over
+    })
 }
 
 #[cfg(test)]
@@ -73,9 +76,18 @@ mod tests {
                 let mut cx = Context::from_waker(Waker::noop());
                 assert_eq!(edges.poll_readable(&mut cx), Poll::Pending);
             }
+            let writable = || std::future::poll_fn(|cx| edges.poll_writable(cx));
+            assert!(!writable().await, "there is room");
+            peer.shutdown(std::net::Shutdown::Write).expect("shut down");
+            let mut cx = Context::from_waker(Waker::noop());
+            for _ in 0..3 {
+                readable().await;
+                assert!(edges.poll_writable(&mut cx) != Poll::Ready(true), "it only ended its own direction");
+            }
             drop(peer);
             for _ in 0..3 {
                 readable().await;
+                assert!(writable().await, "hung up");
             }
         });
     }

@@ -7,8 +7,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
-use relay_core::Stop;
 use relay_core::admission::ListenerId;
+use relay_core::{Instant, Stop};
 use relay_node::acceptor::{Accepted, Acceptor, Host, Report, Which};
 use relay_node::listen::Listener;
 use relay_node::{RouteId, ServeError, Server, SessionId};
@@ -133,6 +133,12 @@ struct Handle {
 }
 
 impl Tasks {
+    fn tell(&self, session: SessionId, message: ToSession) {
+        if let Some(handle) = self.sessions.get(&session) {
+            handle.mail.send(message);
+        }
+    }
+
     /// Has the bell ring when somebody comes from now on.
     fn wait_at(&self, number: ListenerId) {
         if let Some(Door { edges, bell }) = self.doors.get(&number) {
@@ -163,10 +169,12 @@ impl Host for Tasks {
         tokio::spawn(Session::run(accepted, mail, Arc::clone(&self.reports), Arc::clone(&self.shared)));
     }
 
-    fn dial(&mut self, session: SessionId) {
-        if let Some(handle) = self.sessions.get(&session) {
-            handle.mail.send(ToSession::Dial);
-        }
+    fn dial(&mut self, session: SessionId, since: Instant) {
+        self.tell(session, ToSession::Dial(since));
+    }
+
+    fn evict(&mut self, session: SessionId) {
+        self.tell(session, ToSession::Evict);
     }
 
     fn stop(&mut self, stop: Stop) {

@@ -1,14 +1,17 @@
 //! A session as a task: it lives in readiness, messages and time, and ends with its last descriptor.
 
+use std::cell::RefCell;
 use std::future;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use relay_core::{Failure, Instant, Leg, Outcome, PerLeg, Pool, Pumped, Ready, Stop};
+use relay_core::admission::Stranger;
+use relay_core::{Failure, Instant, Leg, Outcome, PerLeg, Pumped, Ready, Stop};
 use relay_node::acceptor::{Accepted, Report};
 use relay_node::closing::{self, Closing};
 use relay_node::failure::failure;
 use relay_node::live::{self, Live};
+use relay_node::pipes::Stock;
 use relay_node::{Observer, SessionId};
 use relay_sys::Edges;
 use socket2::Socket;
@@ -17,13 +20,20 @@ use super::accepting::Reports;
 use super::mail::Mailbox;
 use super::{Shared, seed};
 use crate::alarm::Alarm;
-use crate::buffers;
+
+thread_local! {
+    /// Buffers and pipes wander with their sessions from thread to thread and are handed back wherever
+    /// that is.
+    static STOCK: RefCell<Stock> = RefCell::default();
+}
 
 /// From the acceptor.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ToSession {
-    /// It is this one's turn to be dialed.
-    Dial,
+    /// It is this one's turn to be dialed, as it were since then.
+    Dial(Instant),
+    /// It has to make room for others.
+    Evict,
     /// The operator's wish, for this one.
     Abort,
     /// The operator's wish, for every session.
@@ -58,7 +68,7 @@ impl Session {
         let mut desk = Desk {
             id,
             edges: PerLeg::default(),
-            pool: Pool::default(),
+            stock: Stock::default(),
             reports: Arc::clone(&reports),
             shared,
         };
@@ -69,15 +79,15 @@ impl Session {
         reports.send((id, Report::Closed { stranger }));
     }
 
-    /// Goes on as far as it can. Ready once all is closed: whether its front was a stranger to the end.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        self.desk.pool = buffers::take();
+    /// Goes on as far as it can. Ready once all is closed: says whether its front was a stranger to the end.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Stranger>> {
+        STOCK.with_borrow_mut(|stock| std::mem::swap(stock, &mut self.desk.stock));
         let polled = self.go_on(cx);
-        buffers::give(std::mem::take(&mut self.desk.pool));
+        STOCK.with_borrow_mut(|stock| std::mem::swap(stock, &mut self.desk.stock));
         polled
     }
 
-    fn go_on(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    fn go_on(&mut self, cx: &mut Context<'_>) -> Poll<Option<Stranger>> {
         // Somebody woke the task, or it is new: one turn in any case.
         let mut any = true;
         loop {
@@ -132,7 +142,8 @@ impl Session {
         }
         let State::Live(live) = &mut self.state else { return };
         match message {
-            ToSession::Dial => live.may_dial(&mut self.desk),
+            ToSession::Dial(since) => live.may_dial(since, &mut self.desk),
+            ToSession::Evict => live.evict(now),
             ToSession::Abort => live.stop(now, Stop::Abort),
             ToSession::Stop(stop) => live.stop(now, stop),
         }
@@ -144,7 +155,7 @@ struct Desk {
     id: SessionId,
     edges: PerLeg<Option<Edges>>,
     /// The thread's, while the task is polled.
-    pool: Pool,
+    stock: Stock,
     reports: Arc<Reports>,
     shared: Arc<Shared>,
 }
@@ -154,11 +165,14 @@ impl Desk {
     /// something has.
     fn edge(&self, leg: Leg, known: Ready, cx: &mut Context<'_>) -> Option<Ready> {
         let edges = self.edges[leg].as_ref()?;
-        let edge = Ready {
-            readable: !known.readable && edges.poll_readable(cx).is_ready(),
-            writable: !known.writable && edges.poll_writable(cx).is_ready(),
+        let readable = edges.poll_readable(cx).is_ready();
+        let (writable, hung_up) = match edges.poll_writable(cx) {
+            Poll::Ready(hung_up) => (true, hung_up),
+            Poll::Pending => (false, false),
         };
-        (edge.readable || edge.writable).then_some(edge)
+        let is_news =
+            (readable && !known.readable) || (writable && !known.writable) || (hung_up && !known.hung_up);
+        is_news.then_some(Ready { readable, writable, hung_up })
     }
 }
 
@@ -186,8 +200,8 @@ impl live::Desk for Desk {
         self.edges[leg] = None;
     }
 
-    fn pool(&mut self) -> &mut Pool {
-        &mut self.pool
+    fn stock(&mut self) -> &mut Stock {
+        &mut self.stock
     }
 
     fn observer(&self) -> &dyn Observer {

@@ -3,13 +3,14 @@
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::{Scope, ScopedJoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use relay_core::admission::Limits;
 use relay_core::{Failure, Outcome};
 use relay_node::cli::Timeouts;
 use relay_node::control::{self, Command, Controller};
+use relay_node::crowd::Crowded;
 use relay_node::endpoint::Endpoint;
 use relay_node::inherited::Inherited;
 use relay_node::listen::{ListenOptions, listen};
@@ -72,6 +73,14 @@ impl Observer for Watch {
     }
 
     fn accept_resumed(&self, _: &Endpoint) {}
+
+    fn crowded(&self, crowd: &Crowded) {
+        panic!("one client is no crowd: {crowd:?}");
+    }
+
+    fn order_broken(&self, _: &Endpoint, _: Duration) {
+        panic!("one client has nobody to overtake");
+    }
 
     fn listener_closed(&self, _: RouteId) {
         self.lock().is_closed = true;
