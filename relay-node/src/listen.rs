@@ -27,6 +27,8 @@ pub struct ListenOptions {
     pub rights: Rights,
     /// For what is accepted by TCP.
     pub tcp: TcpOptions,
+    /// Beside another listener of ours at that port, which allows it ([`Listener::share`]).
+    pub beside: bool,
 }
 
 /// A non-blocking listening socket. Dropping it closes it and removes its file, if it has one that
@@ -66,6 +68,12 @@ impl Listener {
         &self.socket
     }
 
+    /// Another descriptor of a TCP listener. As long as it is open, so is the listener.
+    pub(crate) fn share(&self) -> Option<Shared> {
+        self.local.host_port()?;
+        self.socket.try_clone().ok().map(Shared)
+    }
+
     /// Takes the next connection: non-blocking, close-on-exec, with its options set.
     ///
     /// # Errors
@@ -78,6 +86,20 @@ impl Listener {
             options.set(&socket)?;
         }
         Ok((socket, Peer::of(&address)))
+    }
+}
+
+/// A TCP listener that may let a successor have its port at another address while it is still there: the
+/// kernel takes `[::]:P` and `10.1.1.1:P` for the same port.
+#[derive(Debug)]
+pub(crate) struct Shared(Socket);
+
+impl Shared {
+    /// Lets a socket of ours that asks for it bind to the same port, or nobody any more (socket(7),
+    /// SO_REUSEPORT). Only meanwhile: else a second relay would get half of our connections.
+    pub(crate) fn allow(&self, another: bool) {
+        // if it does not work, the successor finds another port
+        let _ = self.0.set_reuse_port(another);
     }
 }
 
@@ -111,8 +133,8 @@ pub fn listen(
             socket.listen(BACKLOG)?;
             Ok(Listener { _file: None, socket: Arc::new(socket), local: endpoint.clone(), accepted: None })
         }
-        Endpoint::Tcp(at) => listen_tcp(at, options.tcp, Endpoint::Tcp),
-        Endpoint::Tls(at) => listen_tcp(at, options.tcp, Endpoint::Tls),
+        Endpoint::Tcp(at) => listen_tcp(at, options, Endpoint::Tcp),
+        Endpoint::Tls(at) => listen_tcp(at, options, Endpoint::Tls),
         Endpoint::Fd(name) => adopt(inherited.take(name)?, options.tcp),
     }
 }
@@ -133,7 +155,11 @@ fn listen_unix((socket, file): (Socket, SocketFile), local: Endpoint) -> io::Res
     Ok(Listener { _file: Some(file), socket: Arc::new(socket), local, accepted: None })
 }
 
-fn listen_tcp(at: &HostPort, options: TcpOptions, kind: fn(HostPort) -> Endpoint) -> io::Result<Listener> {
+fn listen_tcp(
+    at: &HostPort,
+    options: &ListenOptions,
+    kind: fn(HostPort) -> Endpoint,
+) -> io::Result<Listener> {
     let address = match &at.host {
         Host::Name(name) => resolve::look_up(name, at.port)?
             .first()
@@ -141,7 +167,10 @@ fn listen_tcp(at: &HostPort, options: TcpOptions, kind: fn(HostPort) -> Endpoint
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?,
         Host::V4(_) | Host::V6(..) => resolve::literal(at)?,
     };
-    let socket = socket::new(Domain::for_address(address), options)?;
+    let socket = socket::new(Domain::for_address(address), options.tcp)?;
+    if options.beside {
+        socket.set_reuse_port(true)?;
+    }
     // A restarted node must not wait for its predecessor's TIME_WAIT (socket(7)).
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -150,6 +179,9 @@ fn listen_tcp(at: &HostPort, options: TcpOptions, kind: fn(HostPort) -> Endpoint
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    if options.beside {
+        socket.set_reuse_port(false)?;
+    }
     let bound = bound_address(&socket)?;
     Ok(Listener { _file: None, socket: Arc::new(socket), local: kind(bound.into()), accepted: None })
 }

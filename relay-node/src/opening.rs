@@ -55,7 +55,7 @@ pub(crate) fn forward(
     tls: Option<&Arc<Tls>>,
     inherited: &mut Inherited,
 ) -> Result<Opening, Failed> {
-    let options = ListenOptions { rights: asked.rights, tcp: asked.serving.tcp };
+    let options = ListenOptions { rights: asked.rights, tcp: asked.serving.tcp, ..ListenOptions::default() };
     let route = |(listen_at, connect): &(Endpoint, Endpoint)| {
         let backend = Backend::new(connect).map_err(|e| Failed::dialing(connect, e))?;
         let listener = listen(listen_at, &options, inherited)

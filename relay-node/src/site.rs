@@ -73,8 +73,22 @@ impl Site {
     /// # Errors
     /// Why it can't be, and then nothing of it is left.
     pub(crate) fn route(&self, label: Label, listen: &Listen, dial: &Dial) -> Result<Route, Trouble> {
+        self.route_beside(label, listen, dial, false)
+    }
+
+    /// The same, possibly beside another listener of ours at that port.
+    ///
+    /// # Errors
+    /// As [`route`](Self::route).
+    pub(crate) fn route_beside(
+        &self,
+        label: Label,
+        listen: &Listen,
+        dial: &Dial,
+        beside: bool,
+    ) -> Result<Route, Trouble> {
         let backend = self.backend(dial)?;
-        let listener = self.listener(listen).map_err(|e| Trouble::listen(&e))?;
+        let listener = self.listener(listen, beside).map_err(|e| Trouble::listen(&e))?;
         let plan = self.plan(label, listener.local().clone(), backend)?;
         Ok(Route { listener, plan })
     }
@@ -113,18 +127,19 @@ impl Site {
         if self.tls.is_some() { Endpoint::Tls(at) } else { Endpoint::Tcp(at) }
     }
 
-    fn listener(&self, at: &Listen) -> io::Result<Listener> {
+    fn listener(&self, at: &Listen, beside: bool) -> io::Result<Listener> {
         let (mode, tcp) = (self.mode, self.serving.tcp);
         match at {
             Listen::Unix { path, owner } => {
-                listen_beneath(path, &ListenOptions { rights: Rights { mode, owner: *owner }, tcp })
+                let rights = Rights { mode, owner: *owner };
+                listen_beneath(path, &ListenOptions { rights, tcp, ..ListenOptions::default() })
             }
             Listen::Tcp { address, port } => {
                 let host = match address {
                     IpAddr::V4(v4) => Host::V4(*v4),
                     IpAddr::V6(v6) => Host::V6(*v6, self.zone.clone()),
                 };
-                let options = ListenOptions { tcp, ..ListenOptions::default() };
+                let options = ListenOptions { tcp, beside, ..ListenOptions::default() };
                 listen(&self.between(HostPort { host, port: *port }), &options, &mut Inherited::none())
             }
         }

@@ -14,9 +14,9 @@ use std::time::Duration;
 use relay_core::Instant;
 use relay_migration::PortMap;
 use relay_migration::api::{self, ApiError, Call};
-use relay_migration::reconcile::{Pod, Reconciler, Step};
+use relay_migration::reconcile::{Pod, Publication, Reconciler, Step};
 use relay_migration::registry::{
-    Demand, Done, Event, Input, Listen, ListenerId, Name, OpenError, Registry, Request, Side, Ticket,
+    Demand, Dial, Done, Event, Input, Listen, ListenerId, Name, OpenError, Registry, Request, Side, Ticket,
 };
 use relay_migration::vmi::{Seen, VmiName};
 
@@ -28,7 +28,8 @@ use super::pods::Pods;
 use super::printer::Printer;
 use super::state::{By, State};
 use crate::control::{Command, Controller, Sessions};
-use crate::server::{Label, Plan};
+use crate::listen::Shared;
+use crate::server::{Label, Plan, Route};
 use crate::sessions::{RouteId, SessionId, SessionTable};
 use crate::site::{Site, Trouble};
 use crate::socket_file::FileId;
@@ -56,6 +57,8 @@ struct Open {
     plan: Arc<Plan>,
     listen: Listen,
     file: Option<FileId>,
+    /// Of a port; given up when it is to be closed.
+    shared: Option<Shared>,
     /// It is to be closed, and the loop knows.
     closing: bool,
 }
@@ -90,6 +93,8 @@ pub(super) struct Manager {
     asked: BTreeMap<Name, (By, Request)>,
     /// What objects wait for, as it was logged last.
     waits: BTreeMap<(VmiName, Side), String>,
+    /// What was printed for each target since its object was seen last.
+    published: BTreeMap<Name, Publication>,
     answers: Vec<(ClientId, Answer)>,
     /// The loops were told to stop.
     stopped: bool,
@@ -108,6 +113,7 @@ impl Manager {
             waiting: BTreeMap::new(),
             asked: BTreeMap::new(),
             waits: BTreeMap::new(),
+            published: BTreeMap::new(),
             answers: Vec::new(),
             stopped: false,
             aborted: false,
@@ -228,6 +234,10 @@ impl Manager {
         let steps = reconciler.observe(seen, &mut |pod: &Pod<'_>| pods.find(pod));
         let held = name.map(|name| reconciler.names_of(&name)).unwrap_or_default();
         self.parts.reconciler = Some(reconciler);
+        for name in &held {
+            // if it still does not say it, it is to be said again
+            self.published.remove(name);
+        }
         self.steps(steps);
         for name in held {
             self.publish(&name);
@@ -389,7 +399,7 @@ impl Manager {
         match demand {
             Demand::Open { id, name, channel, listen, dial } => {
                 let label = Label { key: name.key, channel };
-                let route = match self.parts.site.route(label, &listen, &dial) {
+                let route = match self.route(label, &listen, &dial) {
                     Ok(route) => route,
                     Err(Trouble::Listen(why)) => return Some(Input::OpenFailed { id, why }),
                     Err(Trouble::Dial(why)) => {
@@ -398,13 +408,15 @@ impl Manager {
                 };
                 let port = route.listener.port().unwrap_or(0);
                 let (plan, file) = (Arc::clone(&route.plan), route.listener.file_id());
-                self.open.insert(id, Open { plan, listen, file, closing: false });
+                let shared = route.listener.share();
+                self.open.insert(id, Open { plan, listen, file, shared, closing: false });
                 self.parts.controller.send(Command::Open { id: RouteId(id.0), route });
                 Some(Input::Opened { id, port })
             }
             Demand::Close { id } => match self.open.get_mut(&id) {
                 Some(open) => {
                     open.closing = true;
+                    open.shared = None;
                     self.parts
                         .controller
                         .send(Command::Close { id: RouteId(id.0), sessions: Sessions::Keep });
@@ -439,6 +451,23 @@ impl Manager {
                 Some(Input::Routed { id, dial })
             }
         }
+    }
+
+    /// Opens a listener; beside its predecessor at another address, if it is to have the same port.
+    fn route(&self, label: Label, listen: &Listen, dial: &Dial) -> Result<Route, Trouble> {
+        let port = match listen {
+            Listen::Tcp { port, .. } if *port != 0 => Some(*port),
+            Listen::Tcp { .. } | Listen::Unix { .. } => None,
+        };
+        let has_port = |open: &&Open| open.plan.listen().host_port().map(|at| at.port) == port;
+        let there = self.open.values().filter(|open| port.is_some() && open.shared.is_some()).find(has_port);
+        let Some(there) = there.and_then(|open| open.shared.as_ref()) else {
+            return self.parts.site.route(label, listen, dial);
+        };
+        there.allow(true);
+        let route = self.parts.site.route_beside(label, listen, dial, true);
+        there.allow(false);
+        route
     }
 
     fn pass_on(&mut self, event: Event) {
@@ -532,6 +561,7 @@ impl Manager {
 
     fn forget(&mut self, name: &Name) {
         self.asked.remove(name);
+        self.published.remove(name);
         if let Some(state) = &self.parts.state {
             state.remove(name);
         }
@@ -549,14 +579,17 @@ impl Manager {
     }
 
     /// Prints what a target has to publish, if its object does not say so yet.
-    fn publish(&self, name: &Name) {
+    fn publish(&mut self, name: &Name) {
         let Parts { reconciler: Some(reconciler), printer: Some(printer), registry, .. } = &self.parts else {
             return;
         };
-        if let Some(publication) = reconciler.publication(name, registry, self.now()) {
-            log::info!(vmi:% = publication.vmi; "{}", publication.event_message());
-            printer.print(&publication.vmi, publication.to_json());
+        let Some(publication) = reconciler.publication(name, registry, self.now()) else { return };
+        if self.published.get(name) == Some(&publication) {
+            return;
         }
+        log::info!(vmi:% = publication.vmi; "{}", publication.event_message());
+        printer.print(&publication.vmi, publication.to_json());
+        self.published.insert(name.clone(), publication);
     }
 }
 

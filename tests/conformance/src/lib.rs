@@ -6,6 +6,7 @@
 //! test that would hang into one that fails.
 
 pub mod log;
+pub mod namespace;
 pub mod pattern;
 pub mod peer;
 pub mod pki;
@@ -17,6 +18,7 @@ pub mod tls;
 use std::io::Write;
 use std::time::Duration;
 
+pub use namespace::Namespace;
 pub use pattern::{Pattern, Received, expect, receive, receive_all, send, send_all, transfer};
 pub use peer::{Endpoint, Peer, Sink};
 pub use pki::Authority;

@@ -1,61 +1,15 @@
 //! Two nodes as machines see them: network namespaces, a link with a rate (tbf), and a link that goes
 //! down for seconds. For root only; what it does is gone with the processes that hold the namespaces.
 
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use relay_conformance::relay::back_program;
-use relay_conformance::{Authority, Kind, MIB, Peer, Received, Relay, Scratch, Setup, Sink};
+use relay_conformance::{Authority, Kind, MIB, Namespace, Peer, Received, Relay, Scratch, Setup, Sink};
 use relay_conformance::{expect, peer, receive, receive_all, send, send_all, sized, skipped, transfer};
 
 const HERE: &str = "10.77.0.1";
 const THERE: &str = "10.77.0.2";
-
-/// A network namespace, held by a process that ends when this one does.
-struct Namespace(Child);
-
-impl Namespace {
-    fn new() -> Result<Self, String> {
-        let mut holder = Command::new("unshare");
-        // it ends with its standard input, and that with us
-        holder.args(["--net", "cat"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        let namespace = Self(holder.spawn().map_err(|error| format!("unshare: {error}"))?);
-        let own = std::fs::read_link("/proc/self/ns/net").map_err(|error| error.to_string())?;
-        // until it has one of its own
-        for _ in 0..2000 {
-            if std::fs::read_link(namespace.path()).is_ok_and(|theirs| theirs != own) {
-                namespace.run("ip link set lo up")?;
-                return Ok(namespace);
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        Err("unshare --net does not work here".to_owned())
-    }
-
-    fn path(&self) -> String {
-        format!("/proc/{}/ns/net", self.0.id())
-    }
-
-    fn enter(&self) -> [String; 2] {
-        ["nsenter".to_owned(), format!("--net={}", self.path())]
-    }
-
-    fn run(&self, command: &str) -> Result<(), String> {
-        let [program, option] = self.enter();
-        let output = Command::new(program).arg(option).args(command.split(' ')).output();
-        let output = output.map_err(|error| error.to_string())?;
-        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-        if output.status.success() { Ok(()) } else { Err(format!("{command}: {complaint}")) }
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// Two nodes with a link between them, a relay on each, and the migration's ends outside.
 struct Nodes {
@@ -85,7 +39,7 @@ impl Nodes {
         }
         let (source, target) = (Namespace::new()?, Namespace::new()?);
         let [here, there] = ["02:00:00:00:00:01", "02:00:00:00:00:02"];
-        let id = target.0.id();
+        let id = target.id();
         source.run(&format!(
             "ip link add wire0 address {here} type veth peer name wire0 address {there} netns {id}"
         ))?;
