@@ -12,7 +12,7 @@ from pathlib import Path
 
 from guest import Guest
 from lab import Failed, Lab, PROXY_DIR, spawn, wait_until
-from relays import CONTROL, DISK, MEMORY, Relays, STOP_SECONDS, Tripwire, key_of
+from relays import CONTROL, DISK, MEMORY, Daemons, Relays, STOP_SECONDS, Tripwire, key_of
 
 SUCCESS_SECONDS = 60  # for a migration that must succeed
 FAILURE_SECONDS = 15  # for one that must fail, counted from the event
@@ -88,7 +88,8 @@ class Scenario:
         return not self.failed
 
     def start_relays(self, **variation):
-        self.relays = Relays(self.lab, self.guest, self.programs, **variation)
+        kind = Daemons if os.environ.get("RELAY_NODES") else Relays
+        self.relays = kind(self.lab, self.guest, self.programs, **variation)
         self.relays.start()
 
     def stop_relays(self):
@@ -260,7 +261,8 @@ def main():
     try:
         lab = Lab(Path(work))
         print(*lab.source.virsh("version").splitlines()[1:], sep="; ")
-        print("relays:", programs["source"], "=>", programs["target"])
+        what = "daemons" if os.environ.get("RELAY_NODES") else "relays"
+        print(f"{what}:", programs["source"], "=>", programs["target"])
         for name in names or STORIES:
             print(f"{name}:", flush=True)
             why_not = missing_for(lab, name)

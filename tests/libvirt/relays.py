@@ -1,5 +1,7 @@
 """The relay processes of one migration: a source and a target per channel."""
 
+import http.client
+import json
 import os
 import signal
 import socket
@@ -139,3 +141,78 @@ class Relays:
         ends = [relay.complaint_about_stop(deadline) for relay in self.all.values()]
         self.all = {}
         return early + [end for end in ends if end]
+
+
+class Control(http.client.HTTPConnection):
+    """A daemon's control API, on its unix socket."""
+
+    def __init__(self, path):
+        super().__init__("relay", timeout=START_SECONDS)
+        self.path = str(path)
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class Daemons(Relays):
+    """The same with one `node` on each side, told by its control API what KubeVirt would ask for."""
+
+    def start(self):
+        source, target, guest = self.lab.source, self.lab.target, self.guest
+        for role, node, authority, peer in (("target", target, "trusted", SOURCE_NAME),
+                                            ("source", source, self.source_authority, TARGET_NAME)):
+            self._start_daemon(role, node, authority, peer)
+        backends = {}
+        for channel in guest.channels():
+            path = target.migration_socket(key_of(guest.uuid, channel)) if channel else target.libvirt_socket()
+            backends[str(channel)] = self.backends.get(channel, path)
+        there = self._call("target", "PUT", f"/v1/targets/{guest.uuid}", {"backends": backends})
+        self._call("source", "PUT", f"/v1/sources/{guest.uuid}", {
+            "target": there["address"], "ports": there["ports"], "base_dir": f"{source.root}/run/kubevirt",
+            "owner": {"uid": LAUNCHER_UID, "gid": LAUNCHER_UID}})
+
+    def _start_daemon(self, role, node, authority, peer):
+        leaf = self.lab.certificates / f"{authority}-{role}"
+        daemon = Relay(role, "node", node,
+                       [self.programs[role], "node", "--control", f"unix:{self._control(role)}",
+                        "--bind", node.handler.address, "--tls-cert", f"{leaf}.crt", "--tls-key", f"{leaf}.key",
+                        "--tls-ca", f"{self.lab.certificates}/trusted-ca.crt", "--peer", f"cn:{peer}",
+                        "--drain-timeout", "2s"],
+                       self.lab.work / f"{role}-node.log")
+        self.all[role, "node"] = daemon
+        daemon.listening()
+
+    def _control(self, role):
+        return self.lab.work / f"{role}.control"
+
+    def _call(self, role, method, path, body=None):
+        control = Control(self._control(role))
+        try:
+            control.request(method, path, json.dumps(body) if body else None)
+            answer = control.getresponse()
+            text = answer.read().decode()
+        except OSError as error:
+            raise Failed(f"the {role} daemon can't be asked: {error}") from error
+        finally:
+            control.close()
+        if answer.status != 200:
+            raise Failed(f"the {role} daemon refused {method} {path} ({answer.status}): {text}")
+        return json.loads(text)
+
+    def kill(self, role, _channel):
+        self.all[role, "node"].kill()
+
+    def stop(self):
+        flaws = []
+        for (role, _), daemon in self.all.items():
+            if daemon.killed or daemon.process.poll() is not None:
+                continue
+            try:
+                self._call(role, "DELETE", f"/v1/{role}s/{self.guest.uuid}")
+                if self._call(role, "GET", f"/v1/{role}s")[f"{role}s"]:
+                    flaws.append(f"{daemon.name} still has listeners")
+            except Failed as failure:
+                flaws.append(str(failure))
+        return flaws + super().stop()
