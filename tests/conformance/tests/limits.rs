@@ -243,7 +243,7 @@ fn a_flood_of_silent_strangers_passes() {
         Road::single(Kind::Tls, Kind::Unix),
         &["--handshake-timeout", "off", "--max-sessions", "20"],
     );
-    let count = sized(50, 500);
+    let count = sized(50, 200);
     let strangers: Vec<_> = (0..count).map(|_| dial(rig.entry())).collect();
     let (client, server) = rig.connect();
     transfer(&client, &server, 1, 1000);
