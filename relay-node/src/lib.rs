@@ -32,6 +32,8 @@ mod demo;
 mod descriptors;
 pub mod endpoint;
 pub mod failure;
+#[cfg(feature = "testing")]
+pub mod fuzz;
 pub mod inherited;
 mod interface;
 pub mod listen;

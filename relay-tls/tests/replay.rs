@@ -2,41 +2,24 @@
 //! inputs that nobody chose.
 #![cfg(feature = "testing")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use relay_core::testing::replay::replay;
 use relay_core::testing::rng::Rng;
 use relay_tls::testing::fuzz::{identity, link_tls};
 
-/// Plays every input of a target's corpus, and each again with its end cut off and with a byte changed.
-fn replay(target: &str, body: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
-    let mut inputs = 0;
-    for entry in std::fs::read_dir(&folder).expect("the corpus") {
-        let path = entry.expect("an entry").path();
-        let input = std::fs::read(&path).expect("an input");
-        let mut rng = Rng::new(input.len() as u64);
-        let cut = input[..rng.below(input.len())].to_vec();
-        let mut changed = input.clone();
-        if let Some(byte) = changed.get_mut(rng.below(input.len())) {
-            *byte ^= 1 << rng.below(8);
-        }
-        for (how, input) in [("", input), (", cut off", cut), (", changed", changed)] {
-            let held = std::panic::catch_unwind(|| body(&input)).is_ok();
-            assert!(held, "{}{how}, is a finding, see above: {input:?}", path.display());
-        }
-        inputs += 1;
-    }
-    assert!(inputs >= 20, "the corpus is gone: {inputs}");
+fn corpus(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target)
 }
 
 #[test]
 fn nothing_that_a_network_does_to_a_session_is_too_much() {
-    replay("link_tls", link_tls);
+    replay(&corpus("link_tls"), link_tls);
 }
 
 #[test]
 fn nothing_that_a_certificate_says_is_too_much() {
-    replay("identity", identity);
+    replay(&corpus("identity"), identity);
 }
 
 /// Without a corpus: scripts of small numbers, which mean something more often than large ones do.

@@ -7,6 +7,7 @@ pub mod admission;
 pub mod explorer;
 pub mod lane;
 pub mod model;
+pub mod replay;
 pub mod rng;
 pub mod rules;
 pub mod sim;
