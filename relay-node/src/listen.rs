@@ -27,7 +27,7 @@ pub struct ListenOptions {
     pub rights: Rights,
     /// For what is accepted by TCP.
     pub tcp: TcpOptions,
-    /// Beside another listener of ours at that port, which allows it ([`Listener::share`]).
+    /// Beside another listener of ours at that port, which allows it (`Listener::share`).
     pub beside: bool,
 }
 
