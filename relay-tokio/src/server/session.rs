@@ -68,6 +68,7 @@ impl Session {
         let mut desk = Desk {
             id,
             edges: PerLeg::default(),
+            has_hung_up: PerLeg::both(false),
             stock: Stock::default(),
             reports: Arc::clone(&reports),
             shared,
@@ -154,6 +155,8 @@ impl Session {
 struct Desk {
     id: SessionId,
     edges: PerLeg<Option<Edges>>,
+    /// It was told that the leg's peer is gone in both directions.
+    has_hung_up: PerLeg<bool>,
     /// The thread's, while the task is polled.
     stock: Stock,
     reports: Arc<Reports>,
@@ -163,16 +166,17 @@ struct Desk {
 impl Desk {
     /// What has become possible at a leg beyond what is `known` to be. If nothing, the task is woken once
     /// something has.
-    fn edge(&self, leg: Leg, known: Ready, cx: &mut Context<'_>) -> Option<Ready> {
+    fn edge(&mut self, leg: Leg, known: Ready, cx: &mut Context<'_>) -> Option<Ready> {
         let edges = self.edges[leg].as_ref()?;
         let readable = edges.poll_readable(cx).is_ready();
         let (writable, hung_up) = match edges.poll_writable(cx) {
             Poll::Ready(hung_up) => (true, hung_up),
             Poll::Pending => (false, false),
         };
-        let is_news =
-            (readable && !known.readable) || (writable && !known.writable) || (hung_up && !known.hung_up);
-        is_news.then_some(Ready { readable, writable, hung_up })
+        // Once: tokio goes on saying so, and the session forgets what it has looked into.
+        let hangs_up = hung_up && !std::mem::replace(&mut self.has_hung_up[leg], hung_up);
+        let is_news = (readable && !known.readable) || (writable && !known.writable) || hangs_up;
+        is_news.then_some(Ready { readable, writable, hung_up: hangs_up })
     }
 }
 
@@ -192,6 +196,7 @@ impl live::Desk for Desk {
     }
 
     fn register(&mut self, leg: Leg, socket: &Arc<Socket>) -> Result<(), Failure> {
+        self.has_hung_up[leg] = false;
         self.edges[leg] = Some(Edges::new(Arc::clone(socket)).map_err(|error| failure(&error))?);
         Ok(())
     }
