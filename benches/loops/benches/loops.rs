@@ -1,0 +1,118 @@
+//! relay-mio, relay-tokio, tokio's copy_bidirectional and a thread for each direction, plain and mutual
+//! TLS. Writes docs/BENCHMARKS.md and its picture when all of it was measured.
+
+use std::cell::RefCell;
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, SamplingMode, Throughput};
+use relay_loops_bench::{
+    Connection, Loop, Measure, Mode, Pair, Report, Sample, bulk, connections, serve_if_asked,
+};
+
+/// Bytes of one transfer.
+const BULK: u64 = 128 << 20;
+/// Connections of one round.
+const CONNECTIONS: u64 = 40;
+/// Connections that do nothing.
+const IDLE: usize = 400;
+
+fn main() {
+    serve_if_asked();
+    let mut criterion = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(3))
+        .configure_from_args();
+    let report = RefCell::new(Report::default());
+    for mode in Mode::ALL {
+        for measure in Measure::TIMED {
+            group(&mut criterion, &report, mode, measure);
+        }
+    }
+    criterion.final_summary();
+    let mut report = report.into_inner();
+    if !report.is_whole() {
+        return; // `-- --test`, or a filter
+    }
+    for mode in Mode::ALL {
+        for who in Loop::ALL.into_iter().filter(|who| who.has(mode)) {
+            report.add(Measure::Idle, mode, who, Sample { cost: idle_kib(who, mode), cpu_seconds: 0.0 });
+        }
+    }
+    report.write(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")).expect("docs/ can be written to");
+}
+
+fn group(criterion: &mut Criterion, report: &RefCell<Report>, mode: Mode, measure: Measure) {
+    let mut group = criterion.benchmark_group(format!("{}, {}", measure.name(), mode.name()));
+    group.sampling_mode(SamplingMode::Flat);
+    if let Measure::Bulk | Measure::Streams = measure {
+        group.throughput(Throughput::Bytes(BULK));
+    }
+    let is_test = std::env::args().any(|argument| argument == "--test");
+    for who in Loop::ALL.into_iter().filter(|who| who.has(mode)) {
+        group.bench_function(who.name(), |bencher| {
+            let pair = Pair::start(who, mode);
+            bencher.iter_custom(|rounds| {
+                let before = pair.cpu_seconds();
+                let elapsed = run(&pair, measure, rounds);
+                let units = rounds as f64 * measure.units(BULK, CONNECTIONS);
+                let sample = Sample {
+                    cost: elapsed.as_secs_f64() / units,
+                    cpu_seconds: (pair.cpu_seconds() - before) / units,
+                };
+                if !is_test {
+                    report.borrow_mut().add(measure, mode, who, sample);
+                }
+                elapsed
+            });
+        });
+    }
+    group.finish();
+}
+
+fn run(pair: &Pair, measure: Measure, rounds: u64) -> Duration {
+    let entry = pair.entry();
+    match measure {
+        Measure::Bulk => (0..rounds).map(|_| bulk(entry, 1, black_box(BULK))).sum(),
+        Measure::Streams => (0..rounds).map(|_| bulk(entry, 8, black_box(BULK))).sum(),
+        Measure::RoundTrip => round_trips(entry, rounds),
+        Measure::UnderBulk => {
+            let stop = AtomicBool::new(false);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        let _ = bulk(entry, 1, 16 << 20);
+                    }
+                });
+                let elapsed = round_trips(entry, rounds);
+                stop.store(true, Ordering::Relaxed);
+                elapsed
+            })
+        }
+        Measure::Connections => (0..rounds).map(|_| connections(entry, CONNECTIONS)).sum(),
+        Measure::Idle => unreachable!("not timed"),
+    }
+}
+
+fn round_trips(entry: &Path, count: u64) -> Duration {
+    let mut connection = Connection::new(entry).expect("connected");
+    let start = Instant::now();
+    for _ in 0..count {
+        connection.round_trip().expect("a message");
+    }
+    start.elapsed()
+}
+
+/// What a connection adds to both relays once it has said something and is silent.
+fn idle_kib(who: Loop, mode: Mode) -> f64 {
+    let pair = Pair::start(who, mode);
+    let _ = connections(pair.entry(), 8);
+    let before = pair.memory_kib();
+    let open: Vec<_> = (0..IDLE).map(|_| Connection::new(pair.entry()).expect("connected")).collect();
+    thread::sleep(Duration::from_millis(300)); // what is to be given back is
+    (pair.memory_kib() - before) / open.len() as f64
+}
