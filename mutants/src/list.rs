@@ -22,20 +22,53 @@ pub(crate) struct Mutant {
     pub(crate) name: String,
     /// Which file is changed.
     pub(crate) file: String,
-    /// Which checker catches it.
+    /// Which checker catches it; empty: any may.
     pub(crate) by: String,
     /// What it says.
     pub(crate) rule: String,
-    search: String,
-    replace: String,
+    pub(crate) change: Change,
+}
+
+/// What is done to the file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Change {
+    /// A text that occurs exactly once is replaced.
+    Text { search: String, replace: String },
+    /// What stands from a place up to another is replaced.
+    Span { start: Place, end: Place, replacement: String },
+}
+
+/// Where in a file; both count from 1, columns in characters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    pub(crate) line: usize,
+    pub(crate) column: usize,
+}
+
+impl Place {
+    /// How many bytes stand before it.
+    fn offset(self, text: &str) -> Option<usize> {
+        let line: usize = text.split_inclusive('\n').take(self.line.checked_sub(1)?).map(str::len).sum();
+        let rest = text.get(line..)?;
+        rest.char_indices().nth(self.column.checked_sub(1)?).map(|(at, _)| line + at)
+    }
 }
 
 impl Mutant {
     /// The file's text with the bug in it.
     pub(crate) fn apply(&self, text: &str) -> Result<String, String> {
-        match text.matches(&self.search).count() {
-            1 => Ok(text.replace(&self.search, &self.replace)),
-            count => Err(format!("stale: its text occurs {count} times in {}", self.file)),
+        match &self.change {
+            Change::Text { search, replace } => match text.matches(search).count() {
+                1 => Ok(text.replace(search, replace)),
+                count => Err(format!("stale: its text occurs {count} times in {}", self.file)),
+            },
+            Change::Span { start, end, replacement } => start
+                .offset(text)
+                .zip(end.offset(text))
+                .and_then(|(start, end)| {
+                    Some(format!("{}{replacement}{}", text.get(..start)?, text.get(end..)?))
+                })
+                .ok_or_else(|| format!("stale: {} is shorter than that", self.file)),
         }
     }
 }
@@ -81,7 +114,8 @@ fn parse(text: &str) -> Result<Vec<Mutant>, String> {
             if search.is_empty() {
                 return Err(format!("{name}: no text to look for"));
             }
-            mutants.push(Mutant { name: name.to_string(), file, by, rule, search, replace });
+            let change = Change::Text { search, replace };
+            mutants.push(Mutant { name: name.to_string(), file, by, rule, change });
         }
     }
     Ok(mutants)

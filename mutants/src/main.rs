@@ -2,9 +2,12 @@
 //! the rule that the list names.
 //!
 //! `cargo run -p relay-mutants` tries all; with arguments, those whose names contain one of them.
+//! `--found FILE` tries those of cargo-mutants' instead (see `found.rs`), by every checker and then by
+//! relay-core's unit tests.
 //! Prints `killed N of M` and every survivor's name; ends with 0 only if all were killed.
 #![expect(clippy::print_stdout, reason = "it talks to whoever runs it")]
 
+mod found;
 mod list;
 mod workshop;
 
@@ -30,8 +33,16 @@ fn main() -> ExitCode {
 
 fn try_all() -> Result<bool, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let mut mutants = list::read(&root.join("list"))?;
+    let mut wanted: Vec<String> = std::env::args().skip(1).collect();
+    let mut mutants = match wanted.first().map(String::as_str) {
+        Some("--found") => {
+            let file = wanted.get(1).ok_or("--found needs the file that cargo-mutants' list is in")?.clone();
+            wanted.drain(..2);
+            let json = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
+            found::parse(&json).map_err(|error| format!("{file}: {error}"))?
+        }
+        _ => list::read(&root.join("list"))?,
+    };
     mutants.retain(|mutant| wanted.is_empty() || wanted.iter().any(|part| mutant.name.contains(part)));
     let start = Instant::now();
     let (next, fates) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -58,16 +69,21 @@ fn try_all() -> Result<bool, String> {
     });
     let fates = fates.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let killed = fates.iter().filter(|(_, fate)| matches!(fate, Fate::Killed)).count();
-    println!("killed {killed} of {} in {} s", mutants.len(), start.elapsed().as_secs());
+    let unviable = fates.iter().filter(|(_, fate)| matches!(fate, Fate::Unviable)).count();
+    let all = mutants.len() - unviable;
+    println!("killed {killed} of {all} in {} s", start.elapsed().as_secs());
+    if unviable > 0 {
+        println!("{unviable} more do not build");
+    }
     for (name, fate) in &fates {
         match fate {
-            Fate::Killed => {}
+            Fate::Killed | Fate::Unviable => {}
             Fate::Survived => println!("survived: {name}"),
             Fate::Strayed(_) => println!("not caught by its own rule: {name}"),
             Fate::Broken(_) => println!("could not be tried: {name}"),
         }
     }
-    Ok(killed == mutants.len())
+    Ok(killed == all)
 }
 
 fn workshop(root: &Path, number: usize) -> Result<Workshop, String> {
@@ -79,7 +95,9 @@ fn workshop(root: &Path, number: usize) -> Result<Workshop, String> {
 fn report(mutant: &Mutant, fate: &Fate) {
     let name = &mutant.name;
     match fate {
+        Fate::Killed if mutant.by.is_empty() => println!("killed    {name}"),
         Fate::Killed => println!("killed    {name} ({} by {})", mutant.rule, mutant.by),
+        Fate::Unviable => println!("unviable  {name}"),
         Fate::Survived => println!("SURVIVED  {name}"),
         Fate::Strayed(story) => {
             let end = story.char_indices().nth(600).map_or(story.len(), |(at, _)| at);

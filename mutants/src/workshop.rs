@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 
 use crate::list::Mutant;
 
-/// A judge that takes longer is judging a mutant that spins.
-const PATIENCE: Duration = Duration::from_secs(240);
+/// A judge that takes so much of a processor's time, in seconds, is judging a mutant that spins.
+const SPINS_S: u64 = 90;
+
+/// No judge waits for anything, but one that did should not be waited for.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// What became of a mutant.
 pub(crate) enum Fate {
@@ -23,6 +26,8 @@ pub(crate) enum Fate {
     Strayed(String),
     /// It could not be applied or built.
     Broken(String),
+    /// It was found by a program that does not know what the compiler will accept, and does not build.
+    Unviable,
 }
 
 /// One copy of relay-core.
@@ -68,12 +73,28 @@ impl Workshop {
 
     fn judge_mutant(&self, mutant: &Mutant, file: &Path, original: &str) -> Result<Fate, String> {
         fs::write(file, mutant.apply(original)?).map_err(|error| error.to_string())?;
+        if mutant.by.is_empty() {
+            return self.judge_by_all();
+        }
         self.build()?;
         Ok(match self.judge(&mutant.by)? {
             Some(story) if mutant.rule.split(" or ").any(|rule| story.contains(rule)) => Fate::Killed,
             Some(story) => Fate::Strayed(story),
             None => self.judge("")?.map_or(Fate::Survived, Fate::Strayed),
         })
+    }
+
+    fn judge_by_all(&self) -> Result<Fate, String> {
+        if self.build().is_err() {
+            return Ok(Fate::Unviable);
+        }
+        if self.judge("")?.is_some() {
+            return Ok(Fate::Killed);
+        }
+        let mut tests = self.rustc();
+        tests.args(["--test", "--crate-name", "relay_core", "--cfg", "feature=\"testing\""]);
+        run(tests.arg("-o").arg(self.folder.join("unit-tests")).arg(self.folder.join("src/lib.rs")))?;
+        Ok(if self.run("unit-tests", "")?.is_some() { Fate::Killed } else { Fate::Survived })
     }
 
     fn build(&self) -> Result<(), String> {
@@ -95,11 +116,18 @@ impl Workshop {
     }
 
     /// What the judge has to say against it, if anything.
-    fn judge(&self, checker: &str) -> Result<Option<String>, String> {
+    fn judge(&self, checkers: &str) -> Result<Option<String>, String> {
+        self.run("judge", checkers)
+    }
+
+    /// What a program that was built here says if it fails.
+    fn run(&self, program: &str, arguments: &str) -> Result<Option<String>, String> {
         let output = fs::File::create(self.folder.join("story")).map_err(|error| error.to_string())?;
         let errors = output.try_clone().map_err(|error| error.to_string())?;
-        let mut judge = Command::new(self.folder.join("judge"))
-            .args(checker.split_whitespace())
+        let mut judge = Command::new("sh")
+            .args(["-c", &format!("ulimit -t {SPINS_S}; exec \"$0\" \"$@\"")])
+            .arg(self.folder.join(program))
+            .args(arguments.split_whitespace())
             .env("RUST_BACKTRACE", "0")
             .stdout(output)
             .stderr(errors)
@@ -109,7 +137,13 @@ impl Workshop {
         let start = Instant::now();
         loop {
             if let Some(status) = judge.try_wait().map_err(|error| error.to_string())? {
-                return if status.success() { Ok(None) } else { self.story().map(Some) };
+                return match status.code() {
+                    Some(0) => Ok(None),
+                    Some(_) => self.story().map(Some),
+                    None => {
+                        Ok(Some(format!("no verdict ({status}; it has {SPINS_S} s of a processor's time)")))
+                    }
+                };
             }
             if start.elapsed() > PATIENCE {
                 // Its end is all that is wanted; that it may have ended meanwhile is fine.
