@@ -332,6 +332,16 @@ impl Sink {
         self.socket.into()
     }
 
+    /// Listens no longer, as of now. Dropping it is not enough where that matters: what another test
+    /// is about to start has inherited the descriptor until it calls execve(2), so clients would go on
+    /// to be accepted, and be reset then.
+    ///
+    /// # Panics
+    /// If it can't.
+    pub fn close(self) {
+        self.socket.shutdown(Shutdown::Both).expect("a listener can be shut down");
+    }
+
     /// The next connection, below TLS.
     ///
     /// # Panics

@@ -16,7 +16,9 @@ fn a_backend_may_appear_after_its_clients_and_go_and_come_back() {
         // for TCP: a port that was somebody's, at an address where no other test gets it meanwhile
         let apart = Endpoint::parse("tcp:127.0.0.77:0");
         let place = if kind == Kind::Tcp { apart } else { kind.endpoint(&scratch) };
-        let at = Sink::new(&place, &nobody).at().clone();
+        let sink = Sink::new(&place, &nobody);
+        let at = sink.at().clone();
+        sink.close();
         if let Endpoint::Unix(path) = &at {
             std::fs::remove_file(path).expect("it was made");
         }
@@ -34,6 +36,7 @@ fn a_backend_may_appear_after_its_clients_and_go_and_come_back() {
                 receive_all(&server, round * 10 + seed as u64, 1000);
                 transfer(&server, client, seed as u64, 1000);
             }
+            sink.close();
             if let Endpoint::Unix(path) = &at {
                 std::fs::remove_file(path).expect("it is there");
             }
