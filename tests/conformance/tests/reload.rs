@@ -1,6 +1,7 @@
 //! Certificates change, by signal or by themselves; sessions stay.
 
 use std::os::unix::fs::symlink;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use relay_conformance::pki::{Files, Identity};
 use relay_conformance::{Authority, Kind, Peer, Rig, Road, Scratch, Setup, Sink, expect, transfer};
@@ -101,4 +102,34 @@ fn a_reload_while_draining_kills_nobody() {
     transfer(&client, &server, 1, 100_000);
     transfer(&server, &client, 2, 100_000);
     assert_eq!(rig.relays[0].exit_code(), Some(0));
+}
+
+/// Whoever reads the log learns of a certificate that peers reject, or soon will, from the node that has
+/// it, and before they do; a node with a good one says nothing.
+#[test]
+fn a_certificate_that_is_over_or_soon_will_be_is_told() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let year = 1970 + i32::try_from(now / 31_556_952).expect("a year");
+    // From the year 2000 on: a tenth of it is more than two years, and less than ten.
+    for (until, told) in
+        [(year - 1, "our certificate has expired"), (year + 2, "our certificate ends soon"), (year + 10, "")]
+    {
+        let scratch = Scratch::new();
+        let files = Authority::common().issue_until("node", until).write(scratch.root());
+        let mut relay = Setup::new("tls:127.0.0.1:0", &scratch.unix("nobody")).tls(&files).start();
+        relay.signal(Signal::HUP);
+        let warned = relay.log().wait("a reload", |lines| {
+            lines.iter().any(|line| line.field("message").starts_with("reloaded")).then(|| {
+                let warnings = lines.iter().filter(|line| line.field("level") == "warn");
+                warnings.map(|line| line.field("message").to_string()).collect::<Vec<_>>()
+            })
+        });
+        assert_eq!(
+            warned.len(),
+            if told.is_empty() { 0 } else { 2 },
+            "at the start and at the reload: {warned:?}"
+        );
+        assert!(warned.iter().all(|message| message.starts_with(told)), "{warned:?}");
+        relay.finish();
+    }
 }
