@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::list::Mutant;
 
 /// A judge that takes so much of a processor's time, in seconds, is judging a mutant that spins.
-const SPINS_S: u64 = 90;
+const SPINS_S: u64 = 40;
 
 /// No judge waits for anything, but one that did should not be waited for.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -91,7 +91,7 @@ impl Workshop {
         if self.judge("")?.is_some() {
             return Ok(Fate::Killed);
         }
-        let mut tests = self.rustc();
+        let mut tests = rustc();
         tests.args(["--test", "--crate-name", "relay_core", "--cfg", "feature=\"testing\""]);
         run(tests.arg("-o").arg(self.folder.join("unit-tests")).arg(self.folder.join("src/lib.rs")))?;
         Ok(if self.run("unit-tests", "")?.is_some() { Fate::Killed } else { Fate::Survived })
@@ -108,8 +108,8 @@ impl Workshop {
     }
 
     fn rustc(&self) -> Command {
-        let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-        rustc.args(["--edition", "2024", "--cap-lints", "allow", "-C", "opt-level=1"]);
+        let mut rustc = rustc();
+        rustc.args(["-C", "opt-level=1"]);
         rustc.args(["-C", "debug-assertions=on", "-C", "overflow-checks=on"]);
         rustc.arg("-C").arg(format!("incremental={}", self.folder.join("incremental").display()));
         rustc
@@ -162,6 +162,12 @@ impl Workshop {
             .map_err(|error| error.to_string())?;
         Ok(String::from_utf8_lossy(&story).into_owned())
     }
+}
+
+fn rustc() -> Command {
+    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    rustc.args(["--edition", "2024", "--cap-lints", "allow"]);
+    rustc
 }
 
 fn run(command: &mut Command) -> Result<(), String> {

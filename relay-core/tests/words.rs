@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Debug, Display};
 
 use relay_core::admission::Shut;
+use relay_core::codec::Layout;
 use relay_core::{Close, EndReason, Failure, FlowEnd, Leg, Outcome, PerLeg, Timer};
 
 const FAILURES: [(Failure, &str); 18] = [
@@ -70,6 +71,24 @@ fn every_word_means_one_thing() {
     check(&REASONS);
     check(&SHUTS);
     check(&[(Leg::Front, "front"), (Leg::Back, "back")]);
+}
+
+/// What the peer or our own rules ended is said over a connection that still works, so that it can be
+/// told; what the kernel reports is the connection's own end.
+#[test]
+fn a_connection_is_dead_only_if_the_kernel_says_so() {
+    let alive = ["truncated", "protocol", "rejected", "alert-42", "key-exhausted", "evicted"];
+    for (failure, word) in FAILURES {
+        assert_eq!(failure.is_of_transport(), !alive.contains(&word), "{word}");
+    }
+}
+
+#[test]
+fn a_layout_is_transparent_if_it_adds_nothing_at_either_end() {
+    let layout = |header, trailer| Layout { header, trailer, payload_max: 10 };
+    assert!(layout(0, 0).is_transparent() && Layout::TRANSPARENT.is_transparent());
+    assert!(!layout(1, 0).is_transparent() && !layout(0, 1).is_transparent());
+    assert_eq!(layout(5, 17).record(100), 122);
 }
 
 #[test]

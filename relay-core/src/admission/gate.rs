@@ -494,6 +494,7 @@ mod tests {
         gate.begin_turn();
         gate.exhausted(NOW);
         assert_eq!((gate.wants_accept(), gate.is_owing()), (None, false), "sleep");
+        assert_eq!(gate.held_up(), None, "a pause is not a limit");
         gate.handle_timeout(NOW);
         assert_eq!(gate.wants_accept(), None, "early");
         gate.handle_timeout(gate.next_timeout().expect("a pause"));
@@ -529,7 +530,7 @@ mod tests {
         for _ in 0..10 {
             gate.accepted(NOW, A);
         }
-        assert_eq!(gate.shut(Peers::Known), Some(Shut::Full));
+        assert_eq!((gate.shut(Peers::Known), gate.held_up()), (Some(Shut::Full), Some(Shut::Full)));
         gate.closed(None);
         assert_eq!(gate.wants_accept(), Some(A), "9 of 10");
         gate.accepted(NOW, A);
@@ -549,6 +550,7 @@ mod tests {
         let first = gate.accepted(NOW, B);
         gate.accepted(NOW, B);
         assert_eq!((gate.wants_accept(), gate.shut(Peers::Strangers)), (None, Some(Shut::Strangers)));
+        assert_eq!(gate.held_up(), Some(Shut::Strangers), "somebody may wait at B");
         gate.readable(A);
         assert_eq!(gate.wants_accept(), Some(A));
         gate.accepted(NOW, A);

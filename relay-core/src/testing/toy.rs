@@ -1,5 +1,5 @@
 //! A toy secure channel with all the edges of TLS 1.3 and none of its cryptography: a handshake in
-//! fragments, records whose kind shows only when opened, key updates in both directions, alerts, an
+//! fragments, records whose kind shows only when opened, records of nothing, key updates in both directions, alerts, an
 //! orderly end, truncation. It keeps nothing secret; it notices a wrong byte, order or key.
 
 use alloc::collections::VecDeque;
@@ -298,6 +298,8 @@ impl Codec for Toy {
         assert!((1..=self.config.payload_max).contains(&payload), "contract: a payload fits a record");
         if self.send.sequence >= self.config.rekey_after {
             let ask = self.config.ask_rekey && !core::mem::replace(&mut self.asked, true);
+            // As peers may that hide how much they say and when (RFC 8446 section 5.1).
+            self.queue_sealed(INNER_DATA, &[]);
             self.queue_key_update(ask);
         }
         if self.control_pending() > 0 {
