@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::{Deserialize, Deserializer, Visitor};
+
 use crate::invalid::{Invalid, invalid, shown};
 
 /// A logical channel of a migration.
@@ -62,6 +64,27 @@ impl Channel {
     #[must_use]
     pub const fn of_migration(copies_disks: bool) -> &'static [Self] {
         if copies_disks { &[Self::Memory, Self::Disks] } else { &[Self::Memory] }
+    }
+}
+
+/// A channel by its id, in JSON.
+pub(crate) struct ChannelId(pub(crate) Channel);
+
+impl<'de> Deserialize<'de> for ChannelId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Id;
+        impl Visitor<'_> for Id {
+            type Value = ChannelId;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a channel id, which is the number 0, 49152 or 49153")
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, id: u64) -> Result<ChannelId, E> {
+                Channel::from_id(id).map(ChannelId).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_u64(Id)
     }
 }
 

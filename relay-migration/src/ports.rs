@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use crate::channel::Channel;
+use crate::channel::{Channel, ChannelId};
 use crate::invalid::{Invalid, invalid, shown};
 
 /// Ports of a target node, each with the channel it carries.
@@ -125,9 +125,8 @@ impl<'de> Deserialize<'de> for PortMap {
 
             fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<PortMap, A::Error> {
                 let mut map = PortMap::default();
-                while let Some((port, id)) = access.next_entry::<String, u64>()? {
+                while let Some((port, ChannelId(channel))) = access.next_entry::<String, ChannelId>()? {
                     let port = parse_port(&port).map_err(A::Error::custom)?;
-                    let channel = Channel::from_id(id).map_err(A::Error::custom)?;
                     map.insert(port, channel).map_err(A::Error::custom)?;
                 }
                 Ok(map)
@@ -137,7 +136,7 @@ impl<'de> Deserialize<'de> for PortMap {
     }
 }
 
-fn parse_port(text: &str) -> Result<u16, Invalid> {
+pub(crate) fn parse_port(text: &str) -> Result<u16, Invalid> {
     let plain = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
     match text.parse() {
         Ok(port) if plain => Ok(port),

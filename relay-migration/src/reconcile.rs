@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use relay_core::Instant;
 
+use crate::api::ApiError;
 use crate::backends::{Backends, pod_base_dir};
 use crate::invalid::{Invalid, invalid, shown};
 use crate::key::Key;
@@ -86,6 +87,10 @@ struct Held {
     /// As it was asked last.
     request: Request,
     retry: Option<Retry>,
+    /// What was published since the object was seen last.
+    said: Option<Publication>,
+    /// Ports that were published since it is held, the latest last.
+    published: Vec<u16>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -106,6 +111,9 @@ struct Tracked {
 
 /// Objects that migrate to or from here, at most.
 const TRACKED_MAX: usize = 10_000;
+
+/// Ports of one object that are remembered as published, at most: a patch names them all.
+const PUBLISHED_MAX: usize = 48;
 
 /// Pauses between attempts to have what the registry refused.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -227,6 +235,10 @@ impl Reconciler {
         if let Some(tracked) = self.tracked.get_mut(&name) {
             tracked.migration_uid = vmi.migration.as_ref().map(|state| state.uid.clone()).unwrap_or_default();
             tracked.seen = vmi;
+            for held in tracked.sides.values_mut() {
+                // if it still does not say it, it is to be said again
+                held.said = None;
+            }
         }
     }
 
@@ -286,8 +298,10 @@ impl Reconciler {
             sides: BTreeMap::new(),
             seen: vmi.clone(),
         });
-        let retry = tracked.sides.get(&side).and_then(|held| held.retry);
-        tracked.sides.insert(side, Held { key, request: request.clone(), retry });
+        let former = tracked.sides.remove(&side);
+        let (retry, published) = former.map(|held| (held.retry, held.published)).unwrap_or_default();
+        let held = Held { key, request: request.clone(), retry, said: None, published };
+        tracked.sides.insert(side, held);
         steps.push(Step::Request(vmi.name.clone(), request));
     }
 
@@ -320,9 +334,40 @@ impl Reconciler {
         if name.side == Side::Source {
             return None;
         }
-        let vmi = self.claims.get(name)?;
+        let tracked = self.tracked.get(self.claims.get(name)?)?;
+        let before = tracked.sides.get(&name.side).map_or(&[][..], |held| &held.published);
         let view = registry.target(&name.key, now)?;
-        Publication::of(&self.tracked.get(vmi)?.seen, view.address, view.ports)
+        Publication::of(&tracked.seen, view.address, view.ports, before)
+    }
+
+    /// The same, once: not again until its object was seen again, or something else is to be published.
+    /// What it gives counts as published.
+    #[must_use = "it is not given again"]
+    pub fn publish(&mut self, name: &Name, registry: &Registry, now: Instant) -> Option<Publication> {
+        let publication = self.publication(name, registry, now)?;
+        let held = self.tracked.get_mut(self.claims.get(name)?)?.sides.get_mut(&name.side)?;
+        if held.said.as_ref() == Some(&publication) {
+            return None;
+        }
+        let ports: Vec<u16> = publication.ports.iter().map(|(port, _)| port).collect();
+        held.published.retain(|port| !ports.contains(port));
+        held.published.extend(ports);
+        let excess = held.published.len().saturating_sub(PUBLISHED_MAX);
+        held.published.drain(..excess);
+        held.said = Some(publication.clone());
+        Some(publication)
+    }
+
+    /// Whether a client of the control API may ask for this: not if an object called for these
+    /// listeners.
+    ///
+    /// # Errors
+    /// Whose they are.
+    pub fn check_client(&self, request: &Request) -> Result<(), ApiError> {
+        match request.name().as_ref().and_then(|name| Some((name, self.claims.get(name)?))) {
+            Some((name, vmi)) => Err(ApiError::of_object(name, vmi)),
+            None => Ok(()),
+        }
     }
 
     /// The names that an object called for.

@@ -209,7 +209,8 @@ impl RuleSet {
         Ok(Wish::Start(TargetTask {
             key: self.target_key(vmi).parse()?,
             copies_disks: vmi.copies_disks,
-            published: vmi.migration.as_ref().map(|state| state.target_ports.clone()).unwrap_or_default(),
+            // one that makes no sense is nothing to keep, and is mended by what is published next
+            published: vmi.migration.as_ref().and_then(|s| s.target_ports.map().ok()).unwrap_or_default(),
         }))
     }
 }
@@ -224,7 +225,7 @@ fn begin_source(vmi: &Vmi, state: &MigrationState) -> Result<Wish<SourceTask>, I
     Ok(Wish::Start(SourceTask {
         key: vmi.uid.parse()?,
         target: state.target_address.parse()?,
-        ports: state.target_ports.clone(),
+        ports: state.target_ports.map()?,
     }))
 }
 

@@ -76,7 +76,7 @@ impl Node {
         }
         at_rest(&self.world).expect("rules");
         let names: Vec<_> = self.world.registry.names().cloned().collect();
-        names.iter().find_map(|name| self.reconciler.publication(name, &self.world.registry, self.world.now))
+        names.iter().find_map(|name| self.reconciler.publish(name, &self.world.registry, self.world.now))
     }
 
     fn listens(&self) -> usize {

@@ -263,10 +263,11 @@ fn malformed_objects_get_one_line_and_touch_nothing() {
             with(&format!("{STATE}/targetDirectMigrationNodePorts"), json!({ "1": 1 })),
             "there is no channel 1",
         ),
-        (
-            with(&format!("{STATE}/targetDirectMigrationNodePorts"), json!({ "1": 0, "2": 0 })),
-            "channel 0 is there twice",
-        ),
+        (with(&format!("{STATE}/targetDirectMigrationNodePorts"), json!({ "01": 0 })), "'01' is no port"),
+        // they become parts of paths, so they are what Kubernetes allows and nothing else
+        (with("/metadata/name", json!("../../x")), "metadata.name '../../x' is no name"),
+        (with("/metadata/namespace", json!("a/b")), "metadata.namespace 'a/b' is no name"),
+        (with("/metadata/uid", json!("../../etc")), "metadata.uid: '../../etc' is no key"),
         (format!("{{\"type\":\"RENAMED\",\"object\":{object}}}"), "event 'RENAMED' is unknown"),
         (
             r#"{"type":"ERROR","object":{"kind":"Status","message":"too old\nresource version"}}"#.to_owned(),
@@ -280,7 +281,11 @@ fn malformed_objects_get_one_line_and_touch_nothing() {
     let error = read(with("/status/phase", json!(1)).as_bytes()).expect_err("phase").to_string();
     assert!(error.contains("'default/vmi-migratable'"), "{error}");
     // what can't be used is told when it is to be used
-    for (field, value) in [("targetNodeAddress", json!("10.1.1")), ("targetNodeAddress", json!("a b"))] {
+    for (field, value) in [
+        ("targetNodeAddress", json!("10.1.1")),
+        ("targetNodeAddress", json!("a b")),
+        ("targetDirectMigrationNodePorts", json!({ "1": 0, "2": 0 })),
+    ] {
         let vmi = vmi(None, migration(), &[(&format!("{STATE}/{field}"), value)]);
         assert!(RuleSet::Current.wishes(&vmi, "node01").is_err());
         assert!(RuleSet::Current.wishes(&vmi, "node02").is_ok(), "it does not matter there");

@@ -10,7 +10,7 @@ use crate::invalid::shown;
 use crate::key::Key;
 use crate::ports::PortMap;
 use crate::registry::{Name, Owner, Request, Side, SourceRequest, TargetRequest};
-use crate::strict::{Strict, object_or_none};
+use crate::strict::{Strict, object_or_none, whole, whole_or_none};
 
 /// Bytes a body may have: a few paths of 4 KiB each.
 pub const BODY_MAX: usize = 64 << 10;
@@ -48,7 +48,7 @@ pub enum Call {
 #[serde(deny_unknown_fields)]
 struct TargetBody {
     backends: Backends,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole_or_none")]
     lease_s: Option<u64>,
     /// Ports to have again, as the answer gave them.
     #[serde(default)]
@@ -63,21 +63,23 @@ struct SourceBody {
     base_dir: String,
     #[serde(default, deserialize_with = "object_or_none")]
     owner: Option<OwnerBody>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole_or_none")]
     lease_s: Option<u64>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OwnerBody {
+    #[serde(deserialize_with = "whole")]
     uid: u32,
+    #[serde(deserialize_with = "whole")]
     gid: u32,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct DrainBody {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole_or_none")]
     timeout_s: Option<u64>,
 }
 
@@ -148,7 +150,7 @@ fn set_source(key: Key, body: &[u8]) -> Result<Call, ApiError> {
         target: target.parse()?,
         ports,
         base_dir: base_dir.parse()?,
-        owner: owner.map(|OwnerBody { uid, gid }| Owner { uid, gid }),
+        owner: owner.map(|OwnerBody { uid, gid }| Owner::new(uid, gid)).transpose()?,
         lease: lease(lease_s)?,
     })))
 }

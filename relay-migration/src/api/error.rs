@@ -5,7 +5,8 @@ use std::fmt;
 use serde_json::json;
 
 use crate::invalid::Invalid;
-use crate::registry::Refusal;
+use crate::registry::{Name, Refusal};
+use crate::vmi::VmiName;
 
 /// Why a call was refused: a sentence, and a status.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -30,6 +31,16 @@ impl ApiError {
     #[must_use]
     pub fn not_found(what: impl fmt::Display) -> Self {
         Self::new(404, format!("there is no {what} here"))
+    }
+
+    /// 409: these listeners come and go with an object, so nobody else may change them: what the API
+    /// would take away, the object's next appearance would bring back, on other ports maybe.
+    #[must_use]
+    pub fn of_object(name: &Name, vmi: &VmiName) -> Self {
+        let message = format!(
+            "{name} belongs to the VirtualMachineInstance {vmi} and comes and goes with it; change that, or use a key of your own"
+        );
+        Self::new(409, message)
     }
 
     /// The body to answer with.

@@ -1,11 +1,16 @@
 //! What a target writes into its object's status.
+//!
+//! It is a merge, and a merge keeps what it does not name. So a patch names every port that may be in
+//! the status and is not to be: those that were seen there, and those that were published since this
+//! object is followed, for the watch may show them only later, or never by themselves.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
 use crate::ports::PortMap;
-use crate::vmi::{Vmi, VmiName};
+use crate::vmi::{MigrationState, Vmi, VmiName};
 
 /// Where a target listens, for its object's status: sources learn it from there.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -18,8 +23,8 @@ pub struct Publication {
     pub address: IpAddr,
     /// `targetDirectMigrationNodePorts`
     pub ports: PortMap,
-    /// What the status has and should not.
-    stale: PortMap,
+    /// What the status may have and should not.
+    stale: BTreeSet<u16>,
     /// The status has a `targetState`, which says the same once more.
     has_target_state: bool,
 }
@@ -29,19 +34,25 @@ impl Publication {
     ///
     /// Address *and* ports are compared. Upstream looks at the address only, so that a handler that is
     /// restarted with other ports leaves the former ones in the status.
-    pub(super) fn of(vmi: &Vmi, address: IpAddr, ports: PortMap) -> Option<Self> {
+    pub(super) fn of(vmi: &Vmi, address: IpAddr, ports: PortMap, before: &[u16]) -> Option<Self> {
         let state = vmi.migration.as_ref();
-        let published = state.map(|state| state.target_ports.clone()).unwrap_or_default();
-        let is_said = state.is_some_and(|state| state.target_address == address.to_string());
-        if is_said && published == ports {
+        let is_said = |state: &MigrationState| {
+            state.target_address == address.to_string() && state.target_ports.map().as_ref() == Ok(&ports)
+        };
+        if state.is_some_and(is_said) {
             return None;
+        }
+        let seen = state.into_iter().flat_map(|state| state.target_ports.ports());
+        let mut stale: BTreeSet<u16> = seen.chain(before.iter().copied()).collect();
+        for (port, _) in ports.iter() {
+            stale.remove(&port);
         }
         Some(Self {
             vmi: vmi.name.clone(),
             vmi_uid: vmi.uid.clone(),
             address,
             ports,
-            stale: published,
+            stale,
             has_target_state: state.is_some_and(|state| state.target_state.is_some()),
         })
     }
@@ -51,7 +62,7 @@ impl Publication {
     #[must_use]
     pub fn patch(&self) -> Value {
         let mut ports = Map::new();
-        for (port, _) in self.stale.iter() {
+        for port in &self.stale {
             ports.insert(port.to_string(), Value::Null);
         }
         for (port, channel) in self.ports.iter() {

@@ -11,6 +11,7 @@ use super::refusal::Refusal;
 use crate::backends::Backends;
 use crate::channel::Channel;
 use crate::host::Host;
+use crate::invalid::{Invalid, invalid};
 use crate::key::Key;
 use crate::ports::{PortMap, PortRange};
 use crate::socket_path::{BaseDir, SocketPath};
@@ -82,6 +83,19 @@ pub struct Owner {
 impl Owner {
     /// `qemu` in KubeVirt's launcher, to whom its proxy gives the sockets.
     pub const QEMU: Self = Self { uid: 107, gid: 107 };
+
+    /// Of these numbers.
+    ///
+    /// # Errors
+    /// For 4294967295, which is nobody: chown(2) takes it, -1, for "leave it as it is".
+    pub fn new(uid: u32, gid: u32) -> Result<Self, Invalid> {
+        for (what, id) in [("user", uid), ("group", gid)] {
+            if id == u32::MAX {
+                return invalid(format!("{id} is no {what}; the numbers end at {}", u32::MAX - 1));
+            }
+        }
+        Ok(Self { uid, gid })
+    }
 }
 
 impl fmt::Display for Owner {
@@ -166,6 +180,19 @@ pub enum Request {
         /// When everything is closed.
         until: Option<Instant>,
     },
+}
+
+impl Request {
+    /// Whose listeners it is about; a shutdown is about all of them.
+    #[must_use]
+    pub fn name(&self) -> Option<Name> {
+        match self {
+            Self::SetTarget(asked) => Some(Name::new(Side::Target, asked.key.clone())),
+            Self::SetSource(asked) => Some(Name::new(Side::Source, asked.key.clone())),
+            Self::Delete(name) | Self::Renew(name) => Some(name.clone()),
+            Self::Shutdown { .. } => None,
+        }
+    }
 }
 
 /// Why a listener could not be opened.

@@ -4,14 +4,15 @@
 //! ignored; `null` stands for absent, as Go reads it.
 
 mod object;
+mod published;
 mod stream;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::invalid::Invalid;
-use crate::ports::PortMap;
 
+pub use published::PublishedPorts;
 pub use stream::{OBJECT_MAX, ObjectStream};
 
 /// Which object it is.
@@ -83,7 +84,7 @@ pub struct MigrationState {
     /// `targetNodeAddress`: where the target's proxies listen.
     pub target_address: String,
     /// `targetDirectMigrationNodePorts`: on which ports, for which channels.
-    pub target_ports: PortMap,
+    pub target_ports: PublishedPorts,
     /// `completed`
     pub completed: bool,
     /// `failed`

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::{MigrationState, Seen, SideState, Unreadable, Vmi, VmiName};
+use super::{MigrationState, PublishedPorts, Seen, SideState, Unreadable, Vmi, VmiName};
 use crate::invalid::{Invalid, shown};
-use crate::ports::PortMap;
+use crate::key::Key;
 use crate::strict::{Strict, object_or_default, object_or_none, or_default};
 
 const KIND: &str = "VirtualMachineInstance";
@@ -98,7 +98,7 @@ struct State {
     #[serde(deserialize_with = "or_default")]
     target_node_address: String,
     #[serde(deserialize_with = "or_default")]
-    target_direct_migration_node_ports: PortMap,
+    target_direct_migration_node_ports: PublishedPorts,
     #[serde(deserialize_with = "or_default")]
     completed: bool,
     #[serde(deserialize_with = "or_default")]
@@ -154,6 +154,9 @@ impl TryFrom<Object> for Vmi {
                 return Err(Invalid::new(format!("metadata.{field} is missing")));
             }
         }
+        check_name("namespace", &namespace)?;
+        check_name("name", &name)?;
+        uid.parse::<Key>().map_err(|why| Invalid::new(format!("metadata.uid: {why}")))?;
         let status = object.status;
         Ok(Self {
             name: VmiName { namespace, name },
@@ -168,6 +171,26 @@ impl TryFrom<Object> for Vmi {
             migration: status.migration_state.map(MigrationState::from),
         })
     }
+}
+
+/// Bytes of a name: a DNS name's (RFC 1123), as Kubernetes has it.
+const NAME_MAX: usize = 253;
+
+/// Names become parts of paths (`--pod-run-dir`), so they are what Kubernetes allows, and nothing else.
+fn check_name(field: &str, name: &str) -> Result<(), Invalid> {
+    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let is_label = |label: &str| {
+        let bytes = label.as_bytes();
+        let ends = [bytes.first(), bytes.last()].into_iter().flatten();
+        !bytes.is_empty() && ends.copied().all(is_plain) && bytes.iter().all(|b| is_plain(*b) || *b == b'-')
+    };
+    if name.len() <= NAME_MAX && name.split('.').all(is_label) {
+        return Ok(());
+    }
+    Err(Invalid::new(format!(
+        "metadata.{field} {} is no name; it is made of lower case letters, digits, '-' and '.'",
+        shown(name)
+    )))
 }
 
 pub(super) fn read(data: &[u8]) -> Result<Seen, Unreadable> {

@@ -271,7 +271,6 @@ impl Client {
                 match api::parse(&method, &path, &body) {
                     Ok(call) => Some(call),
                     Err(refused) => {
-                        self.refused(&refused);
                         self.answer(&Answer::from(&refused), now, counters);
                         None
                     }
@@ -292,11 +291,20 @@ impl Client {
         self.connection.answer(answer);
         self.deadline = now + ANSWER_TIME;
         let Some((asked, since)) = self.asked.take() else { return };
-        let is_probe = ["GET /healthz", "GET /readyz", "GET /metrics"].contains(&&*asked);
-        let level = if is_probe && answer.status == 200 { log::Level::Debug } else { log::Level::Info };
         let milliseconds = now.since(since).as_millis() as u64;
         let Who { pid, uid, .. } = self.who;
-        log::log!(level, asked = asked.as_str(), status = answer.status, milliseconds, pid, uid; "control call");
+        let (asked, status) = (asked.as_str(), answer.status);
+        match &answer.error {
+            Some(error) => {
+                log::info!(asked, status, milliseconds, pid, uid, error = error.as_str(); "control call refused");
+            }
+            None => {
+                // whoever only looks does so again and again
+                let is_look = asked.starts_with("GET ") && status == 200;
+                let level = if is_look { log::Level::Debug } else { log::Level::Info };
+                log::log!(level, asked, status, milliseconds, pid, uid; "control call");
+            }
+        }
     }
 
     fn refused(&self, refused: &ApiError) {

@@ -29,22 +29,25 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
     /// The methods there are, if the one asked for is not among them.
     pub(super) allow: Option<&'static str>,
+    /// Why it is no good news, for the log.
+    pub(super) error: Option<String>,
 }
 
 impl Answer {
     pub(super) fn json(body: Vec<u8>) -> Self {
-        Self { status: 200, kind: "application/json", body, allow: None }
+        Self { status: 200, kind: "application/json", body, allow: None, error: None }
     }
 
     pub(super) fn text(status: u16, kind: &'static str, body: String) -> Self {
-        Self { status, kind, body: body.into_bytes(), allow: None }
+        Self { status, kind, body: body.into_bytes(), allow: None, error: None }
     }
 }
 
 impl From<&ApiError> for Answer {
     fn from(error: &ApiError) -> Self {
         let allow = (error.status == 405).then(|| allowed(&error.message));
-        Self { status: error.status, kind: "application/json", body: error.body(), allow }
+        let (status, body) = (error.status, error.body());
+        Self { status, kind: "application/json", body, allow, error: Some(error.message.clone()) }
     }
 }
 

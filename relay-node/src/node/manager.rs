@@ -14,7 +14,7 @@ use std::time::Duration;
 use relay_core::Instant;
 use relay_migration::PortMap;
 use relay_migration::api::{self, ApiError, Call};
-use relay_migration::reconcile::{Pod, Publication, Reconciler, Step};
+use relay_migration::reconcile::{Pod, Reconciler, Step};
 use relay_migration::registry::{
     Demand, Dial, Done, Event, Input, Listen, ListenerId, Name, OpenError, Registry, Request, Side, Ticket,
 };
@@ -93,8 +93,6 @@ pub(super) struct Manager {
     asked: BTreeMap<Name, (By, Request)>,
     /// What objects wait for, as it was logged last.
     waits: BTreeMap<(VmiName, Side), String>,
-    /// What was printed for each target since its object was seen last.
-    published: BTreeMap<Name, Publication>,
     answers: Vec<(ClientId, Answer)>,
     /// The loops were told to stop.
     stopped: bool,
@@ -113,7 +111,6 @@ impl Manager {
             waiting: BTreeMap::new(),
             asked: BTreeMap::new(),
             waits: BTreeMap::new(),
-            published: BTreeMap::new(),
             answers: Vec::new(),
             stopped: false,
             aborted: false,
@@ -150,6 +147,10 @@ impl Manager {
         self.count_sessions();
         let answer = match call {
             Call::Registry(request) => {
+                let reconciler = self.parts.reconciler.as_ref().filter(|_| !self.is_clients(&request));
+                if let Some(Err(refused)) = reconciler.map(|r| r.check_client(&request)) {
+                    return self.answers.push((client, Answer::from(&refused)));
+                }
                 let request = self.with_ports(request);
                 return self.request(request.clone(), Waiter::Client(client, request));
             }
@@ -220,24 +221,21 @@ impl Manager {
     pub(super) fn observe(&mut self, seen: Seen) {
         let Some(mut reconciler) = self.parts.reconciler.take() else { return };
         metrics::count(&self.parts.counters.objects);
-        let name = match &seen {
-            Seen::Present(vmi) => Some(vmi.name.clone()),
+        let names = match &seen {
+            Seen::Present(vmi) => vec![vmi.name.clone()],
             Seen::Gone(name) => {
                 if let Some(printer) = &self.parts.printer {
                     printer.forget(name);
                 }
-                None
+                vec![]
             }
-            Seen::All(_) | Seen::Nothing => None,
+            Seen::All(vmis) => vmis.iter().flatten().map(|vmi| vmi.name.clone()).collect(),
+            Seen::Nothing => vec![],
         };
         let pods = &self.parts.pods;
         let steps = reconciler.observe(seen, &mut |pod: &Pod<'_>| pods.find(pod));
-        let held = name.map(|name| reconciler.names_of(&name)).unwrap_or_default();
+        let held: Vec<_> = names.iter().flat_map(|name| reconciler.names_of(name)).collect();
         self.parts.reconciler = Some(reconciler);
-        for name in &held {
-            // if it still does not say it, it is to be said again
-            self.published.remove(name);
-        }
         self.steps(steps);
         for name in held {
             self.publish(&name);
@@ -349,6 +347,10 @@ impl Manager {
             match step {
                 Step::Request(vmi, request) => {
                     self.waits.retain(|(of, _), _| *of != vmi);
+                    if self.is_clients(&request) {
+                        self.refuse_object(&vmi, &request);
+                        continue;
+                    }
                     let request = self.with_ports(request);
                     self.request(request.clone(), Waiter::Object(request));
                 }
@@ -364,6 +366,22 @@ impl Manager {
                 }
                 Step::Ignored { why } => self.ignored(&why),
             }
+        }
+    }
+
+    /// Whether a client of the control API asked for these listeners first. Then an object does not get
+    /// them, as a client does not get an object's.
+    fn is_clients(&self, request: &Request) -> bool {
+        let asked = request.name().and_then(|name| self.asked.get(&name));
+        matches!(asked, Some((By::Api, _)))
+    }
+
+    fn refuse_object(&mut self, vmi: &VmiName, request: &Request) {
+        let now = self.now();
+        let (Some(name), false) = (request.name(), matches!(request, Request::Delete(_))) else { return };
+        log::warn!(vmi:%, name:%; "the object does not get its listeners: a client of the control API has them; they are the object's once they are deleted there");
+        if let Some(reconciler) = &mut self.parts.reconciler {
+            reconciler.failed(now, &name);
         }
     }
 
@@ -515,12 +533,7 @@ impl Manager {
         request: Request,
         result: &Result<Done, relay_migration::registry::Refusal>,
     ) {
-        let name = match &request {
-            Request::SetTarget(asked) => Name::new(Side::Target, asked.key.clone()),
-            Request::SetSource(asked) => Name::new(Side::Source, asked.key.clone()),
-            Request::Delete(name) | Request::Renew(name) => name.clone(),
-            Request::Shutdown { .. } => return,
-        };
+        let Some(name) = request.name() else { return };
         let now = self.now();
         match (result, &mut self.parts.reconciler) {
             (Ok(done), reconciler) => {
@@ -541,17 +554,17 @@ impl Manager {
 
     /// Remembers what is in force, for a successor too.
     fn note(&mut self, by: By, request: Request, done: &Done) {
-        let name = match &request {
-            Request::SetTarget(asked) => Name::new(Side::Target, asked.key.clone()),
-            Request::SetSource(asked) => Name::new(Side::Source, asked.key.clone()),
-            Request::Delete(name) => {
+        let Some(name) = request.name() else { return };
+        match &request {
+            Request::SetTarget(_) | Request::SetSource(_) => {}
+            Request::Delete(_) => {
                 if matches!(done, Done::Deleted { .. }) {
-                    self.forget(&name.clone());
+                    self.forget(&name);
                 }
                 return;
             }
             Request::Renew(_) | Request::Shutdown { .. } => return,
-        };
+        }
         let is_news = self.asked.get(&name) != Some(&(by, request.clone()));
         self.asked.insert(name.clone(), (by, request));
         if is_news {
@@ -561,7 +574,6 @@ impl Manager {
 
     fn forget(&mut self, name: &Name) {
         self.asked.remove(name);
-        self.published.remove(name);
         if let Some(state) = &self.parts.state {
             state.remove(name);
         }
@@ -580,16 +592,17 @@ impl Manager {
 
     /// Prints what a target has to publish, if its object does not say so yet.
     fn publish(&mut self, name: &Name) {
-        let Parts { reconciler: Some(reconciler), printer: Some(printer), registry, .. } = &self.parts else {
+        if !matches!(self.asked.get(name), Some((By::Vmi, _))) {
+            return; // a client's, whatever object wants it
+        }
+        let now = self.now();
+        let Parts { reconciler: Some(reconciler), printer: Some(printer), registry, .. } = &mut self.parts
+        else {
             return;
         };
-        let Some(publication) = reconciler.publication(name, registry, self.now()) else { return };
-        if self.published.get(name) == Some(&publication) {
-            return;
-        }
+        let Some(publication) = reconciler.publish(name, registry, now) else { return };
         log::info!(vmi:% = publication.vmi; "{}", publication.event_message());
         printer.print(&publication.vmi, publication.to_json());
-        self.published.insert(name.clone(), publication);
     }
 }
 

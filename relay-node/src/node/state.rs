@@ -8,14 +8,16 @@
 //! process, not the machine: nothing is synced to disk, for after a reboot nothing of it is true.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use relay_migration::api::{self, Call};
 use relay_migration::registry::{Name, Request, Side};
 use relay_migration::{Key, PortMap};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use serde_json::{Value, json};
 
 /// How long the ports of an object that was not seen again are kept in mind.
@@ -43,6 +45,8 @@ impl By {
 #[derive(Debug)]
 pub(super) struct State {
     directory: PathBuf,
+    /// Locked for as long as this process has it open.
+    _lock: File,
     /// Ports that targets had before this process began, and which nobody has asked for yet.
     remembered: BTreeMap<Key, PortMap>,
 }
@@ -52,10 +56,11 @@ impl State {
     /// can't be read is told and left alone.
     ///
     /// # Errors
-    /// If the directory can't be made, read or written to.
+    /// If the directory can't be made, read or written to, or another process has it.
     pub(super) fn load(directory: &Path) -> io::Result<(Self, Vec<Request>)> {
         fs::create_dir_all(directory)?;
-        let mut state = Self { directory: directory.to_owned(), remembered: BTreeMap::new() };
+        let lock = lock(directory)?;
+        let mut state = Self { directory: directory.to_owned(), _lock: lock, remembered: BTreeMap::new() };
         let mut requests = Vec::new();
         let mut names: Vec<_> = fs::read_dir(directory)?.flatten().map(|entry| entry.path()).collect();
         names.sort();
@@ -77,9 +82,6 @@ impl State {
                 }
             }
         }
-        let probe = directory.join(".writable");
-        fs::write(&probe, "")?;
-        fs::remove_file(&probe)?;
         Ok((state, requests))
     }
 
@@ -128,6 +130,34 @@ impl State {
     fn path(&self, name: &Name) -> PathBuf {
         self.directory.join(format!("{}-{}.json", name.side, name.key))
     }
+}
+
+/// Two daemons with one directory would write over each other's ports. The kernel gives the lock back
+/// however its holder ends (flock(2)), so the file stays: whoever removed it could have another one
+/// lock it at that moment.
+fn lock(directory: &Path) -> io::Result<File> {
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(directory.join("lock"))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            (&mut file).take(20).read_to_string(&mut holder)?;
+            let who = match holder.trim().parse::<u32>() {
+                Ok(process) => format!("another daemon, process {process}, uses it"),
+                Err(_) => "another daemon uses it".to_owned(),
+            };
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                format!("{who}; each daemon has a directory of its own"),
+            ));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    // for people, and for the message above
+    file.set_len(0)?;
+    writeln!(file, "{}", std::process::id())?;
+    Ok(file)
 }
 
 /// Whose it is, and the body of the call that asks for it again.
@@ -199,6 +229,7 @@ mod tests {
         state.put(By::Api, &source, &PortMap::default());
         state.put(By::Vmi, &other, &r#"{"9":0}"#.parse().expect("ports"));
 
+        drop(state);
         let (mut state, found) = State::load(&dir.path("new/one")).expect("there");
         let mut kept = target;
         if let Request::SetTarget(asked) = &mut kept {
@@ -213,7 +244,21 @@ mod tests {
             let side = if side == "target" { Side::Target } else { Side::Source };
             state.remove(&Name::new(side, key.parse().expect("key")));
         }
-        assert_eq!(fs::read_dir(dir.path("new/one")).expect("dir").count(), 0);
+        assert_eq!(fs::read_dir(dir.path("new/one")).expect("dir").count(), 1, "the lock");
+    }
+
+    #[test]
+    fn a_directory_has_one_daemon_at_a_time() {
+        let dir = Scratch::new();
+        let first = State::load(dir.root()).expect("made");
+        let error = State::load(dir.root()).expect_err("in use").to_string();
+        let process = std::process::id();
+        assert!(error.contains(&format!("another daemon, process {process}, uses it")), "{error}");
+        drop(first);
+        // a killed one's lock is nobody's, whatever the file says
+        fs::write(dir.path("lock"), "1").expect("write");
+        State::load(dir.root()).expect("free again");
+        assert_eq!(fs::read_to_string(dir.path("lock")).expect("read"), format!("{process}\n"));
     }
 
     #[test]
@@ -241,6 +286,7 @@ mod tests {
         let file = fs::File::options().write(true).open(dir.path("target-vmi.json")).expect("open");
         let before = SystemTime::now() - REMEMBERED - Duration::from_secs(60);
         file.set_modified(before).expect("utimes");
+        drop(state);
         let (mut state, _) = State::load(dir.root()).expect("read");
         assert_eq!(state.take_ports(&"vmi".parse().expect("key")), None);
         assert!(!dir.path("target-vmi.json").exists());

@@ -7,6 +7,7 @@ mod check;
 mod endpoints;
 mod migration;
 mod node;
+mod objects;
 mod pki;
 mod rejection;
 mod support;

@@ -134,7 +134,7 @@ fn what_changes_takes_effect_for_new_connections_and_ports_stay() {
 #[test]
 fn what_is_wrong_is_refused_with_its_status_and_a_sentence() {
     let dir = Scratch::new();
-    let (_node, control) = start(&dir, "--plain --bind 127.0.0.1 --port-range 1-1");
+    let (node, control) = start(&dir, "--plain --bind 127.0.0.1 --port-range 1-1");
     for (method, path, body, status, says) in [
         ("PUT", "/v1/targets/k", "{", 400, "can't be read"),
         ("PUT", "/v1/targets/k", r#"{"backends":{"0":"/a"},"x":1}"#, 400, "unknown field"),
@@ -159,6 +159,14 @@ fn what_is_wrong_is_refused_with_its_status_and_a_sentence() {
     let (status, answer) = call(&control, "PUT", "/v1/targets/k", &"x".repeat((64 << 10) + 1));
     assert_eq!(status, 413, "{answer}");
     assert_eq!(call(&control, "GET", "/healthz", ""), (200, "alive\n".to_owned()));
+    node.signal(Signal::TERM);
+    let (_, log) = node.end();
+    // each with its reason, and looking around is nobody's business
+    for says in ["unknown field `x`", "/nonexistent does not exist", "longer than 65536 bytes"] {
+        let found = log.lines().find(|line| line.contains(says)).unwrap_or_else(|| panic!("{says}: {log}"));
+        assert!(found.contains("refused") && found.contains("status=") && found.contains("uid="), "{found}");
+    }
+    assert!(!log.contains("GET /healthz"), "{log}");
 }
 
 /// Those who say nothing, or never take their answers, hold nobody up and are let go.
@@ -277,6 +285,21 @@ fn a_restart_listens_on_the_same_ports_again() {
         let (_, log) = node.end();
         assert!(log.contains("target restored key=k") && log.contains("source restored key=k"), "{log}");
     }
+}
+
+#[test]
+fn two_daemons_do_not_share_a_state_directory() {
+    let dir = Scratch::new();
+    let options = format!("--plain --bind 127.0.0.1 --state-dir {}", dir.path("state"));
+    let (_node, control) = start(&dir, &options);
+    let before = put_target(&control, "k", "/none");
+    let second = run(&format!("node --control unix:{} {options}", dir.path("second")));
+    assert_eq!(second.status.code(), Some(1));
+    let (out, error) = (text(&second.stdout), text(&second.stderr));
+    assert!(out.is_empty() && error.contains("another daemon, process "), "{out}{error}");
+    assert_eq!(error.lines().filter(|line| line.contains("state directory")).count(), 1, "{error}");
+    assert!(!Path::new(&dir.path("second")).exists());
+    assert_eq!(ok(&control, "GET", "/v1/targets/k", "")["ports"], before["ports"]);
 }
 
 #[test]

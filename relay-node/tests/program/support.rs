@@ -71,6 +71,11 @@ impl Node {
         Self { child, out }
     }
 
+    /// Says this on its standard input, which is to be a pipe.
+    pub(crate) fn feed(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().expect("piped"), "{line}").expect("it reads");
+    }
+
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.out.read_line(&mut line).expect("stdout");
