@@ -127,7 +127,8 @@ ports. DELETE closes listeners and lets open sessions finish; DELETE /v1/session
 '{name} status' shows all of it.
 
 With --vmis, listeners come and go as the objects call for, and for each target a line of JSON is printed
-whenever its status has to be published: \"patch\" in it is for 'kubectl patch vmi --type merge'.
+whenever its status has to be published: \"patch\" in it is for 'kubectl patch vmi --type merge'. What
+an object called for is its own: the API answers 409 if it is to change that.
 
 Examples:
   {name} node --control unix:/run/relay/control.sock --interface migration0 --state-dir /run/relay/state \\
