@@ -260,6 +260,10 @@ impl Clients {
     }
 }
 
+/// What probes and `status --watch` ask for.
+const LOOKS: [&str; 6] =
+    ["GET /healthz", "GET /readyz", "GET /metrics", "GET /v1/targets", "GET /v1/sources", "GET /v1/sessions"];
+
 impl Client {
     /// Takes bytes; the call, if they complete one that makes sense. What makes none is answered.
     fn take(&mut self, bytes: &[u8], now: Instant, counters: &Counters) -> Option<Call> {
@@ -300,7 +304,7 @@ impl Client {
             }
             None => {
                 // whoever only looks does so again and again
-                let is_look = asked.starts_with("GET ") && status == 200;
+                let is_look = LOOKS.contains(&asked) && status == 200;
                 let level = if is_look { log::Level::Debug } else { log::Level::Info };
                 log::log!(level, asked, status, milliseconds, pid, uid; "control call");
             }
