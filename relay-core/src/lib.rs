@@ -8,6 +8,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod admission;
+pub mod bandwidth;
 pub mod codec;
 pub mod config;
 pub mod error;
@@ -27,7 +28,7 @@ pub use config::Config;
 pub use error::Failure;
 pub use leg::{Leg, PerLeg};
 pub use pool::Pool;
-pub use pump::{Filled, Pumped, Ready, Transport, TryError, pump};
+pub use pump::{Filled, Pumped, Ready, Transport, TryError, pump, pump_throttled};
 pub use relay::Relay;
 pub use session::{Close, Demand, EndReason, FlowEnd, Input, Outcome, Session, Stats, Stop, Timer};
 pub use time::Instant;

@@ -157,6 +157,12 @@ impl Inbound {
         Some(&mut room[..length])
     }
 
+    /// Whether [`room`](Self::room) will have any.
+    pub(crate) fn has_room(&self, need: usize) -> bool {
+        let unopened = self.queue.len() - self.opened;
+        self.payloads.is_empty() || self.queue.room() >= need.saturating_sub(unopened).max(1)
+    }
+
     pub(crate) fn fill(&mut self, count: usize) {
         self.queue.fill(count);
     }

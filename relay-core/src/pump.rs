@@ -7,6 +7,7 @@
 
 mod piped;
 
+use crate::bandwidth::Throttle;
 use crate::codec::Codec;
 use crate::error::Failure;
 use crate::flow::Phase;
@@ -162,31 +163,21 @@ pub fn pump<C: Codec, T: Transport>(
     now: Instant,
     budget: usize,
 ) -> Pumped {
-    let mut turn = Turn { relay, io, ready, pool, now, moved: 0 };
-    loop {
-        let mut progress = false;
-        for leg in Leg::BOTH {
-            progress |= turn.look_at_hang_up(leg);
-        }
-        for leg in Leg::BOTH {
-            progress |= turn.send(leg);
-        }
-        for leg in Leg::BOTH {
-            progress |= turn.receive(leg);
-        }
-        if turn.relay.outcome().is_some() {
-            Leg::BOTH.into_iter().for_each(|leg| turn.close_pipe(leg));
-            return Pumped::Done;
-        }
-        if !progress {
-            turn.relay.release_idle(turn.pool);
-            turn.close_idle_pipes();
-            return Pumped::Idle;
-        }
-        if turn.moved >= budget {
-            return Pumped::Again;
-        }
-    }
+    Turn { relay, io, ready, pool, now, throttle: None, moved: 0, held: false }.run(budget)
+}
+
+/// The same, reading no more than `throttle` grants. If only that stands in the way it is idle, and to be
+/// pumped again at [`Throttle::ready_at`].
+pub fn pump_throttled<C: Codec, T: Transport>(
+    relay: &mut Relay<C>,
+    io: &mut T,
+    ready: &mut PerLeg<Ready>,
+    pool: &mut Pool,
+    now: Instant,
+    budget: usize,
+    throttle: &mut Throttle,
+) -> Pumped {
+    Turn { relay, io, ready, pool, now, throttle: Some(throttle), moved: 0, held: false }.run(budget)
 }
 
 /// One call of [`pump`].
@@ -196,7 +187,56 @@ struct Turn<'a, C, T> {
     ready: &'a mut PerLeg<Ready>,
     pool: &'a mut Pool,
     now: Instant,
+    throttle: Option<&'a mut Throttle>,
     moved: usize,
+    /// Something could be read if the throttle let it.
+    held: bool,
+}
+
+impl<C: Codec, T: Transport> Turn<'_, C, T> {
+    fn run(&mut self, budget: usize) -> Pumped {
+        let pumped = self.go_on(budget);
+        let held = self.held && pumped == Pumped::Idle;
+        if held != self.session().is_held() && pumped != Pumped::Done {
+            self.tell(if held { Input::Held } else { Input::Released });
+        }
+        if let Some(throttle) = &mut self.throttle
+            && !held
+            && pumped != Pumped::Again
+        {
+            throttle.settle();
+        }
+        pumped
+    }
+
+    fn go_on(&mut self, budget: usize) -> Pumped {
+        loop {
+            self.held = false;
+            let mut progress = false;
+            for leg in Leg::BOTH {
+                progress |= self.look_at_hang_up(leg);
+            }
+            for leg in Leg::BOTH {
+                progress |= self.send(leg);
+            }
+            let first = self.throttle.as_ref().map_or(Leg::Front, |throttle| throttle.first());
+            for leg in [first, first.other()] {
+                progress |= self.receive(leg);
+            }
+            if self.relay.outcome().is_some() {
+                Leg::BOTH.into_iter().for_each(|leg| self.close_pipe(leg));
+                return Pumped::Done;
+            }
+            if !progress {
+                self.relay.release_idle(self.pool);
+                self.close_idle_pipes();
+                return Pumped::Idle;
+            }
+            if self.moved >= budget {
+                return Pumped::Again;
+            }
+        }
+    }
 }
 
 /// Sending. Each method says whether anything changed.
@@ -359,6 +399,7 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
         if !self.ready[leg].readable {
             return false;
         }
+        let Some(wanted) = self.granted(leg, wanted) else { return false };
         if self.goes_by_pipe(leg) {
             return self.fill_pipe(leg, wanted);
         }
@@ -375,6 +416,7 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
             Ok(0) => self.tell(Input::Eof(leg)),
             Ok(count) => {
                 self.moved += count;
+                spend(&mut self.throttle, leg, count);
                 link.on_read(size, count);
                 let sealed = match &mut sink.codec {
                     Some(codec) => sink.outbound.seal(codec, count, self.pool),
@@ -406,6 +448,20 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
             Err(error) => return self.on_read_refused(leg, error),
         }
         true
+    }
+
+    /// How many of the bytes `wanted` the throttle lets come from `leg`; `None` is none for now. It is
+    /// no matter for handshakes, and not for what is only read to be thrown away: that is bounded by a
+    /// timer, and an answer depends on it.
+    fn granted(&mut self, leg: Leg, wanted: usize) -> Option<usize> {
+        let session = &self.relay.session;
+        if !session.is_up(leg) || session.phase(leg) == Phase::Discarding {
+            return Some(wanted);
+        }
+        let Some(throttle) = &mut self.throttle else { return Some(wanted) };
+        let granted = usize::try_from(throttle.grant(self.now)).unwrap_or(usize::MAX);
+        self.held |= granted == 0;
+        (granted > 0).then(|| wanted.min(granted))
     }
 
     fn on_read_refused(&mut self, leg: Leg, error: TryError) -> bool {
@@ -497,13 +553,18 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
         if !self.ready[leg].readable {
             return false;
         }
+        if !self.relay.links[leg].inbound.has_room(need) {
+            return false;
+        }
+        let Some(granted) = self.granted(leg, LARGEST) else { return false };
         let link = &mut self.relay.links[leg];
         let Some(room) = link.inbound.room(need, link.appetite, self.pool) else { return false };
-        let size = room.len();
-        match self.io.try_read(leg, &mut [room]) {
+        let size = room.len().min(granted);
+        match self.io.try_read(leg, &mut [&mut room[..size]]) {
             Ok(0) => link.inbound.end = Some(Ok(())),
             Ok(count) => {
                 self.moved += count;
+                spend(&mut self.throttle, leg, count);
                 link.on_read(size, count);
                 link.inbound.fill(count);
             }
@@ -540,6 +601,13 @@ impl<C: Codec, T> Turn<'_, C, T> {
 
     fn tell(&mut self, input: Input) {
         self.relay.session.handle(self.now, input);
+    }
+}
+
+/// Bytes were read from `leg`. Of handshakes none are granted, and none are counted.
+fn spend(throttle: &mut Option<&mut Throttle>, leg: Leg, count: usize) {
+    if let Some(throttle) = throttle {
+        throttle.spend(leg, count as u64);
     }
 }
 

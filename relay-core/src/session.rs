@@ -42,6 +42,12 @@ pub enum Input {
     /// What is read from the leg can't be stored although there is room by count: a kernel pipe out
     /// of slots. Only while something is buffered; a write lifts it.
     Full(Leg),
+    /// What there may be to read is left unread for now, because a limit of the rate has it wait
+    /// ([`Demand::read`]). Idle and half-open clocks stand until it is [`Released`](Self::Released): the
+    /// peers can't help it.
+    Held,
+    /// It waits no more.
+    Released,
     /// Reading, or bringing the leg up (dial, handshake), failed.
     ReadFailed(Leg, Failure),
     /// Writing, shutting down, or bringing the leg up failed.
@@ -241,6 +247,8 @@ pub struct Session {
     /// The leg's connection is dead.
     dead: PerLeg<bool>,
     drain_until: Option<Instant>,
+    /// A limit of the rate has the peers wait.
+    held: bool,
     outcome: Option<Outcome>,
 }
 
@@ -267,6 +275,7 @@ impl Session {
             doomed: PerLeg::both(None),
             dead: PerLeg::both(false),
             drain_until: None,
+            held: false,
             outcome: None,
         }
     }
@@ -293,6 +302,8 @@ impl Session {
             Input::Wrote(leg, count) => self.on_wrote(now, leg, count),
             Input::ShutDown(leg) => self.on_shut_down(now, leg),
             Input::Full(leg) => self.on_full(leg),
+            Input::Held => self.on_held(),
+            Input::Released => self.on_released(now),
             Input::ReadFailed(leg, failure) => self.on_read_failed(leg, failure),
             Input::WriteFailed(leg, failure) => self.on_write_failed(now, leg, failure),
             Input::Stop(Stop::Drain { until }) => {
@@ -370,6 +381,19 @@ impl Session {
     fn on_full(&mut self, leg: Leg) {
         assert!(self.flows[leg].may_fill(), "contract: Full only while something is buffered, and once");
         self.flows[leg].on_full();
+    }
+
+    fn on_held(&mut self) {
+        let reads = Leg::BOTH.into_iter().any(|leg| self.demand(leg).read > 0);
+        assert!(reads && !self.held, "contract: Held only while something is to be read, and once");
+        self.held = true;
+    }
+
+    fn on_released(&mut self, now: Instant) {
+        assert!(self.held, "contract: Released only while held");
+        self.held = false;
+        // Nobody could move anything meanwhile.
+        self.progress = now;
     }
 
     fn on_read_failed(&mut self, leg: Leg, failure: Failure) {
@@ -499,8 +523,8 @@ impl Session {
         [
             leg_timer(Leg::Front),
             leg_timer(Leg::Back),
-            if up { after(self.progress, config.idle_timeout, Timer::Idle) } else { None },
-            if self.is_half_open() {
+            if up && !self.held { after(self.progress, config.idle_timeout, Timer::Idle) } else { None },
+            if self.is_half_open() && !self.held {
                 after(self.progress, config.half_open_timeout, Timer::HalfOpen)
             } else {
                 None
@@ -565,6 +589,12 @@ impl Session {
     #[must_use]
     pub fn is_up(&self, leg: Leg) -> bool {
         self.legs[leg] == Reach::Up
+    }
+
+    /// Whether a limit of the rate has the peers wait.
+    #[must_use]
+    pub const fn is_held(&self) -> bool {
+        self.held
     }
 
     /// When something last moved.

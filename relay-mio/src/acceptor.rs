@@ -79,6 +79,10 @@ impl Host for Loops {
         self.tell_all(|| ToWorker::Stop(stop));
     }
 
+    fn relimit(&mut self) {
+        self.tell_all(|| ToWorker::Relimit);
+    }
+
     fn abort(&mut self, which: Which) {
         self.tell_all(|| ToWorker::Abort(which));
     }

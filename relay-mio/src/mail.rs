@@ -83,6 +83,8 @@ pub(crate) enum ToWorker {
     Dial(Id, Instant),
     /// This one has to make room for others.
     Evict(SessionId),
+    /// The limits of the rate have changed.
+    Relimit,
     /// The operator's wish, for these sessions.
     Abort(Which),
     /// The operator's wish, for every session.

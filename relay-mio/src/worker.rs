@@ -172,6 +172,7 @@ impl Worker {
                 ToWorker::Accepted(accepted) => self.add(*accepted),
                 ToWorker::Dial(id, since) => self.with_live(id, |live, cx| live.may_dial(since, cx)),
                 ToWorker::Evict(session) => self.evict(session),
+                ToWorker::Relimit => self.relimit(),
                 ToWorker::Abort(which) => self.abort(which),
                 ToWorker::Stop(stop) => self.stop(stop),
                 ToWorker::Quit => self.quit = true,
@@ -287,6 +288,14 @@ impl Worker {
             self.slots.iter().filter(|(_, slot)| slot.state.is(which)).map(|(_, slot)| slot.id).collect();
         for id in ids {
             self.with_live(id, |live, _| live.stop(now, Stop::Abort));
+        }
+    }
+
+    /// The limits of the rate have changed.
+    fn relimit(&mut self) {
+        let ids: Vec<Id> = self.slots.iter().map(|(_, slot)| slot.id).collect();
+        for id in ids {
+            self.with_live(id, |live, _| live.relimit());
         }
     }
 

@@ -100,6 +100,8 @@ impl Shared<'_> {
             let stop = match command {
                 Command::Drain => Stop::Drain { until: self.server.drain_deadline(self.now()) },
                 Command::Abort => Stop::Abort,
+                // A thread for each session would sleep until its turn; this example leaves that out.
+                Command::Relimit => continue,
                 Command::Open { id, route } => {
                     if self.stop().is_none() {
                         routes.push((id, route));

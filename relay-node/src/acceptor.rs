@@ -51,6 +51,9 @@ pub trait Host {
     /// Tells every session to stop.
     fn stop(&mut self, stop: Stop);
 
+    /// Tells every session that the limits of the rate have changed.
+    fn relimit(&mut self);
+
     /// Tells these to end at once.
     fn abort(&mut self, which: Which);
 }
@@ -264,6 +267,7 @@ impl<H: Host> Acceptor<H> {
                     }
                 }
                 Command::End(id) => self.host.abort(Which::Session(id)),
+                Command::Relimit => self.host.relimit(),
                 Command::Drain => {
                     self.stop(Stop::Drain { until: self.server.drain_deadline(self.clock.now()) });
                 }

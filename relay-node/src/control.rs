@@ -34,6 +34,8 @@ pub enum Command {
     },
     /// End this session at once, if there is one.
     End(SessionId),
+    /// The limits of the rate have changed ([`Bandwidth`](crate::bandwidth::Bandwidth)).
+    Relimit,
     /// Accept nothing more, let open sessions finish until the drain timeout.
     Drain,
     /// End everything at once.
@@ -75,6 +77,7 @@ struct Queue {
     ending: BTreeSet<SessionId>,
     drain: bool,
     abort: bool,
+    relimit: bool,
 }
 
 impl Queue {
@@ -83,6 +86,7 @@ impl Queue {
         let new = match &command {
             Command::Drain => !std::mem::replace(&mut self.drain, true),
             Command::Abort => !std::mem::replace(&mut self.abort, true),
+            Command::Relimit => !std::mem::replace(&mut self.relimit, true),
             Command::End(id) => self.ending.len() < ENDS && self.ending.insert(*id),
             Command::Open { .. } | Command::Close { .. } => true,
         };
@@ -97,6 +101,7 @@ impl Queue {
         match &command {
             Command::Drain => self.drain = false,
             Command::Abort => self.abort = false,
+            Command::Relimit => self.relimit = false,
             Command::End(id) => _ = self.ending.remove(id),
             Command::Open { .. } | Command::Close { .. } => {}
         }
@@ -207,8 +212,9 @@ mod tests {
             controller.send(Command::Drain);
             controller.send(Command::End(SessionId(round % 3)));
             controller.send(Command::Abort);
+            controller.send(Command::Relimit);
         }
-        assert_eq!(std::iter::from_fn(|| commands.next()).count(), 5);
+        assert_eq!(std::iter::from_fn(|| commands.next()).count(), 6);
         controller.send(Command::End(SessionId(1)));
         assert!(is_ready(&commands) && commands.next().is_some(), "said anew, it is asked for anew");
         for id in 0..ENDS as u64 + 10 {

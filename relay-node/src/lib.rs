@@ -21,6 +21,7 @@
 
 pub mod acceptor;
 mod advice;
+pub mod bandwidth;
 mod check;
 pub mod cli;
 pub mod clock;

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use relay_core::admission::{Dialer, Stranger};
-use relay_core::{Failure, Instant, Leg, Outcome, PerLeg, Pumped, Ready, Relay, Stop, pump};
+use relay_core::bandwidth::Throttle;
+use relay_core::{Failure, Instant, Leg, Outcome, PerLeg, Pumped, Ready, Relay, Stop, pump, pump_throttled};
 use socket2::Socket;
 
 use crate::acceptor::{Accepted, Place, Report};
@@ -76,6 +77,8 @@ pub struct Live {
     io: Sockets,
     ready: PerLeg<Ready>,
     seat: Arc<Seat>,
+    /// A limit of the rate, if there is one.
+    throttle: Option<Throttle>,
     /// Until it has left its place.
     place: Option<Place>,
     /// Its backend's, between dials.
@@ -105,6 +108,7 @@ impl Live {
             io: Sockets::new(socket),
             // A first try costs little, and what was sent along with the SYN is there already.
             ready: PerLeg::both(Ready::BOTH),
+            throttle: seat.throttle(),
             seat: Arc::new(seat),
             place: Some(place),
             reserve: Some(reserve),
@@ -152,6 +156,11 @@ impl Live {
         }
     }
 
+    /// The limits of the rate have changed.
+    pub fn relimit(&mut self) {
+        self.throttle = self.seat.throttle();
+    }
+
     /// What is known of a leg's readiness; of a back that is not connected, nothing.
     #[must_use]
     pub fn ready(&self, leg: Leg) -> Ready {
@@ -183,7 +192,8 @@ impl Live {
     pub fn deadline(&self) -> Option<Instant> {
         let session = self.relay.next_timeout().map(|(at, _)| at);
         let dial = self.dial.as_ref().and_then(|dial| dial.dialer.next_timeout());
-        [session, dial].into_iter().flatten().min()
+        let grant = self.throttle.as_ref().and_then(Throttle::ready_at);
+        [session, dial, grant].into_iter().flatten().min()
     }
 
     /// Moves what can be moved, and tells the acceptor what it has to know.
@@ -191,7 +201,11 @@ impl Live {
         let now = cx.now();
         let Stock { pool, pipes } = cx.stock();
         let mut io = Turn { sockets: &mut self.io, pipes };
-        let pumped = pump(&mut self.relay, &mut io, &mut self.ready, pool, now, BUDGET);
+        let (relay, ready) = (&mut self.relay, &mut self.ready);
+        let pumped = match &mut self.throttle {
+            None => pump(relay, &mut io, ready, pool, now, BUDGET),
+            Some(throttle) => pump_throttled(relay, &mut io, ready, pool, now, BUDGET, throttle),
+        };
         self.seat.meter().update(&self.relay);
         if let Some(stranger) = self.stranger
             && self.relay.session().is_up(Leg::Front)

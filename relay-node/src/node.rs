@@ -5,6 +5,7 @@ mod clients;
 mod feed;
 mod http;
 mod inbox;
+mod limits;
 mod manager;
 mod metrics;
 mod network;
@@ -23,6 +24,7 @@ use relay_migration::reconcile::{self, Reconciler};
 use relay_migration::registry::{Config, Registry, Request};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::bandwidth::Rates;
 use crate::cli::Node;
 use crate::control::{self, Command, Commands};
 use crate::crowd::Crowded;
@@ -69,6 +71,8 @@ pub(crate) fn run(
     let (post, inbox) = inbox::inbox().map_err(|e| Failed::at("could not make a socket pair", e))?;
     watch_signals(wishes)?;
     let sessions = SessionTable::new();
+    let (process, per_key) = (asked.serving.bandwidth, asked.bandwidth_per_key);
+    sessions.bandwidth().set(Rates { process, per_key, ..Rates::default() });
     let counters = Arc::new(Counters::default());
     let at = &asked.control;
     let options = ListenOptions { rights: control_rights(asked), ..ListenOptions::default() };
@@ -236,7 +240,7 @@ impl Desk {
                 match wish {
                     Command::Drain => self.manager.drain(),
                     Command::Abort => self.manager.abort(),
-                    Command::Open { .. } | Command::Close { .. } | Command::End(_) => {}
+                    Command::Open { .. } | Command::Close { .. } | Command::End(_) | Command::Relimit => {}
                 }
             }
             if ready.network {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use log::LevelFilter;
 
+use crate::bandwidth::Rates;
 use crate::check;
 use crate::cli::{self, Action, Early, Node, Serving, TlsFiles};
 use crate::control::{self, Controller};
@@ -128,10 +129,12 @@ fn serve(
         say(&answer);
     }
     service::ready();
+    let sessions = SessionTable::new();
+    sessions.bandwidth().set(Rates { process: serving.bandwidth, ..Rates::default() });
     let server = Server {
         limits: descriptors::limits(serving.max_sessions),
         routes: server::numbered(routes),
-        sessions: SessionTable::new(),
+        sessions,
         threads: serving.threads,
         drain_timeout: serving.timeouts.drain,
         observer: Arc::new(LogObserver),

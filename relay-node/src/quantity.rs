@@ -1,6 +1,7 @@
 //! Durations and rates as written on a command line: `500ms`, `10s`, `5m`, `100MiB/s`.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// The longest duration accepted, so that adding one to a point in time never matters to a clock.
@@ -103,6 +104,35 @@ pub fn bytes(text: &str) -> Result<u64, QuantityError> {
     parsed.ok_or_else(|| QuantityError(format!("'{text}' is no amount; write 512, 64KiB, 100MiB or 1GiB")))
 }
 
+/// The least rate that can be meant: below, a slip of the pen has stopped everything.
+const LEAST_RATE: u64 = 1 << 10;
+
+/// Reads a rate of 1 KiB/s at least, or `off` for none.
+///
+/// # Errors
+/// As [`rate`], and if it is less.
+pub fn rate_or_off(text: &str) -> Result<Option<NonZeroU64>, QuantityError> {
+    if text == "off" {
+        return Ok(None);
+    }
+    match rate(text) {
+        Ok(rate) if rate < LEAST_RATE => {
+            Err(QuantityError(format!("'{text}' is too slow; the least is 1KiB/s")))
+        }
+        Ok(rate) => Ok(NonZeroU64::new(rate)),
+        Err(error) => Err(QuantityError(format!("{error}, or off"))),
+    }
+}
+
+/// Prints a rate as [`rate_or_off`] reads it, exactly, in the largest unit that needs no fraction.
+#[must_use]
+pub fn display_rate(rate: Option<NonZeroU64>) -> String {
+    let Some(rate) = rate.map(NonZeroU64::get) else { return "off".to_owned() };
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let unit = units.into_iter().find(|(_, shift)| rate.is_multiple_of(1 << shift));
+    unit.map_or_else(|| format!("{rate}B/s"), |(unit, shift)| format!("{}{unit}/s", rate >> shift))
+}
+
 /// Reads a rate in bytes per second: `100MiB/s`.
 ///
 /// # Errors
@@ -152,6 +182,11 @@ mod tests {
         assert_eq!(bytes("512"), Ok(512));
         assert_eq!(bytes("1.5GiB"), Ok(3 << 29));
         assert_eq!(rate("100MiB/s"), Ok(100 << 20));
+        assert_eq!(rate_or_off("off"), Ok(None));
+        for text in ["1023B/s", "0B/s", "never"] {
+            let message = rate_or_off(text).expect_err(text).to_string();
+            assert!(message.contains(text) && !message.contains('\n'), "{message}");
+        }
         for text in ["100MB/s", "100MiB", "0MiB/s", "9999999999TiB/s", "/s"] {
             assert!(rate(text).is_err(), "{text}");
         }
@@ -162,6 +197,12 @@ mod tests {
         fn what_is_printed_is_read(micros in 1..=LONGEST.as_micros() as u64) {
             let exact = Duration::from_micros(micros);
             prop_assert_eq!(duration(&display(exact)), Ok(exact));
+        }
+
+        #[test]
+        fn a_rate_that_is_printed_is_read(rate in (LEAST_RATE..1 << 40, 0..20_u32).prop_map(|(n, shift)| n << shift)) {
+            let exact = NonZeroU64::new(rate);
+            prop_assert_eq!(rate_or_off(&display_rate(exact)), Ok(exact));
         }
 
         #[test]

@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use relay_core::bandwidth::Throttle;
 use relay_core::flow::Phase;
 use relay_core::{Instant, Leg, PerLeg, Relay};
 use relay_migration::Key;
 
+use crate::bandwidth::Bandwidth;
 use crate::clock::Clock;
 use crate::codec::NodeCodec;
 use crate::server::Plan;
@@ -212,11 +214,12 @@ struct Inner {
 pub struct SessionTable {
     clock: Clock,
     inner: Mutex<Inner>,
+    bandwidth: Bandwidth,
 }
 
 impl Default for SessionTable {
     fn default() -> Self {
-        Self { clock: Clock::start(), inner: Mutex::default() }
+        Self { clock: Clock::start(), inner: Mutex::default(), bandwidth: Bandwidth::default() }
     }
 }
 
@@ -231,6 +234,12 @@ impl SessionTable {
     #[must_use]
     pub const fn clock(&self) -> Clock {
         self.clock
+    }
+
+    /// How fast they may be.
+    #[must_use]
+    pub const fn bandwidth(&self) -> &Bandwidth {
+        &self.bandwidth
     }
 
     /// Somebody was accepted, at `at` of the [`clock`](Self::clock). The seat is to be kept until its
@@ -330,6 +339,13 @@ impl Seat {
     #[must_use]
     pub fn since(&self) -> Instant {
         self.entry.since
+    }
+
+    /// What holds it back at present, if anything does.
+    #[must_use]
+    pub fn throttle(&self) -> Option<Throttle> {
+        let key = self.entry.plan.label().map(|label| &label.key);
+        self.table.bandwidth.throttle(key, self.table.clock.now())
     }
 
     /// Where to note what becomes of it.

@@ -7,6 +7,7 @@
 use std::process::ExitCode;
 
 use relay_core::testing::admission::{DialScene, GateScene, LingerScene, Mutant, OrderScene, Scene, explore};
+use relay_core::testing::bandwidth;
 use relay_core::testing::explorer::{self, cases};
 use relay_core::testing::lane::{LanePlan, lane};
 use relay_core::testing::sim::{CrowdPlan, Plan, ToyFamily, crowd, run};
@@ -15,9 +16,10 @@ type Verdict = Result<(), String>;
 type Checker = (&'static str, fn() -> Verdict);
 
 /// Quickest first.
-const CHECKERS: [Checker; 10] = [
+const CHECKERS: [Checker; 11] = [
     ("dial", || (0..16).try_for_each(|seed| admission(DialScene::new(seed)))),
     ("linger", || [2, 20].into_iter().try_for_each(|unsent| admission(LingerScene::new(unsent)))),
+    ("bandwidth", || (0..200).try_for_each(bandwidth::scene)),
     ("lane", lanes),
     ("simulation", simulation),
     ("crowd", crowds),

@@ -64,6 +64,7 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
             Ok(Filled::Moved(0)) => self.tell(Input::Eof(source)),
             Ok(Filled::Moved(count)) => {
                 self.moved += count;
+                super::spend(&mut self.throttle, source, count);
                 link.on_read(wanted, count);
                 link.lane = Lane::Pipe { holds: holds + count };
                 self.tell(Input::Read(source, count));

@@ -73,10 +73,25 @@ pub fn cases() -> Vec<Case> {
         ..secure
     };
     let lopsided = Config { capacity: PerLeg::new(1, 3), secure: PerLeg::new(true, false), ..lingering };
-    let quiet =
-        Scope { bytes: PerLeg::both(3), faults: false, full: false, stops: false, ticks: 0, queues: false };
+    let quiet = Scope {
+        bytes: PerLeg::both(3),
+        faults: false,
+        full: false,
+        stops: false,
+        ticks: 0,
+        queues: false,
+        holds: 0,
+    };
     let faulty = Scope { faults: true, ..quiet };
-    let all = Scope { bytes: PerLeg::both(2), faults: true, full: true, stops: true, ticks: 1, queues: true };
+    let all = Scope {
+        bytes: PerLeg::both(2),
+        faults: true,
+        full: true,
+        stops: true,
+        ticks: 1,
+        queues: true,
+        holds: 0,
+    };
     let case = |name, config, scope| Case { name, config, scope };
     vec![
         case("plain", plain, quiet),
@@ -87,6 +102,11 @@ pub fn cases() -> Vec<Case> {
         case("lopsided", lopsided, faulty),
         case("linger", lingering, Scope { stops: true, ..faulty }),
         case("timers", timed, Scope { bytes: PerLeg::both(1), ticks: 2, queues: true, ..faulty }),
+        case(
+            "held",
+            Config { linger, ..timed },
+            Scope { bytes: PerLeg::both(1), ticks: 1, holds: 2, ..faulty },
+        ),
         case("lifetime", Config { max_lifetime: nanos(15), ..timed }, Scope { ticks: 2, ..quiet }),
         case("everything", Config { linger: lingering.linger, ..timed }, all),
     ]

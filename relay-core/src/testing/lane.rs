@@ -117,6 +117,7 @@ impl Runtime {
             stops: plan.stops,
             ticks: 0,
             queues: false,
+            holds: 0,
         };
         let lane = |bytes| Lane { to_send: bytes, ..Lane::default() };
         Self {

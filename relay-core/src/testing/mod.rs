@@ -4,6 +4,7 @@
 //! Behind the feature `testing`; nothing of it is in an ordinary build.
 
 pub mod admission;
+pub mod bandwidth;
 pub mod explorer;
 pub mod lane;
 pub mod model;

@@ -73,6 +73,8 @@ pub struct Model {
     pub since: PerLeg<Instant>,
     /// Others are dialed first.
     pub queued: bool,
+    /// A limit of the rate has the peers wait.
+    pub held: bool,
     born: Instant,
     /// The connection itself failed.
     pub dead: PerLeg<bool>,
@@ -94,6 +96,7 @@ impl Model {
             dead: PerLeg::both(false),
             since: PerLeg::both(now),
             queued: false,
+            held: false,
             born: now,
             drain_until: None,
             last_progress: now,
@@ -175,9 +178,14 @@ impl Model {
             let flow = &self.flows[leg];
             flow.given_up || flow.is_complete() || flow.sink_failed || flow.source == Some(SourceEnd::Failed)
         });
-        run(self.both_up(), self.last_progress, config.idle_timeout, Timer::Idle);
+        run(self.both_up() && !self.held, self.last_progress, config.idle_timeout, Timer::Idle);
         let flushed = Leg::BOTH.into_iter().all(|leg| self.flows[leg].buffered() == 0);
-        run(half_open && flushed, self.last_progress, config.half_open_timeout, Timer::HalfOpen);
+        run(
+            half_open && flushed && !self.held,
+            self.last_progress,
+            config.half_open_timeout,
+            Timer::HalfOpen,
+        );
         run(true, self.born, config.max_lifetime, Timer::Lifetime);
         run(
             self.drain_until.is_some(),
@@ -239,6 +247,11 @@ impl Model {
                 self.last_progress = now;
             }
             Input::Full(leg) => self.flows[leg].full = true,
+            Input::Held => self.held = true,
+            Input::Released => {
+                self.held = false;
+                self.last_progress = now;
+            }
             Input::Stop(Stop::Abort) => self.give_up(),
             Input::Stop(Stop::Drain { until }) => {
                 self.drain_until = Some(self.drain_until.map_or(until, |known| known.min(until)));

@@ -11,7 +11,7 @@ use crate::leg::Leg;
 use crate::session::{Close, Demand, EndReason, Input, Stop, Timer};
 use crate::time::Instant;
 
-/// A rule's name. S is safety of a session, L its liveness, C its courtesy; A is accepting, O the order of dialing,
+/// A rule's name. S is safety of a session, L its liveness, B its bandwidth, C its courtesy; A is accepting, O the order of dialing,
 /// D one dial, G a socket's last moments.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Rule {
@@ -41,6 +41,12 @@ pub enum Rule {
     L4,
     /// In the pump: no wake-up is lost and none is for nothing.
     L5,
+    /// Never more is read than the rate allows, and a burst.
+    B1,
+    /// Whom a limit has wait waits for a time that comes; nobody else does.
+    B2,
+    /// Of those who want more than there is each gets its share.
+    B3,
     /// Nothing that a peer does makes the relay panic.
     C1,
     /// A peer that is not accepted, or that sends what nobody can open, is told so by an alert, if its
@@ -192,7 +198,7 @@ fn check_final(before: &World, after: &World) -> Result<(), Violation> {
 }
 
 /// One of each kind, for a session that must ignore them all.
-const EVERY_INPUT: [Input; 13] = [
+const EVERY_INPUT: [Input; 15] = [
     Input::Connected(Leg::Back),
     Input::Queued,
     Input::Turn(Instant::ZERO),
@@ -202,6 +208,8 @@ const EVERY_INPUT: [Input; 13] = [
     Input::Wrote(Leg::Front, 1),
     Input::ShutDown(Leg::Back),
     Input::Full(Leg::Front),
+    Input::Held,
+    Input::Released,
     Input::ReadFailed(Leg::Front, Failure::Reset),
     Input::WriteFailed(Leg::Back, Failure::Reset),
     Input::Stop(Stop::Abort),
@@ -310,6 +318,6 @@ const fn is_operation(input: Input) -> bool {
         | Input::Full(_)
         | Input::ReadFailed(..)
         | Input::WriteFailed(..) => true,
-        Input::Queued | Input::Turn(_) | Input::Stop(_) => false,
+        Input::Held | Input::Released | Input::Queued | Input::Turn(_) | Input::Stop(_) => false,
     }
 }

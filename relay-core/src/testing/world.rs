@@ -26,6 +26,8 @@ pub struct Scope {
     pub ticks: u8,
     /// Others are dialed before Back is.
     pub queues: bool,
+    /// How often a limit of the rate has the peers wait.
+    pub holds: u8,
 }
 
 /// One thing that happens.
@@ -98,6 +100,12 @@ impl World {
                 }
                 Line::First => {}
             }
+        }
+        let reads = Leg::BOTH.into_iter().any(|leg| self.session.demand(leg).read > 0);
+        if self.model.held && !self.is_closed() {
+            inputs.push(Input::Released);
+        } else if self.scope.holds > 0 && reads {
+            inputs.push(Input::Held);
         }
         if self.stops_left > 0 && !self.is_closed() {
             inputs.push(Input::Stop(Stop::Drain { until: self.now + Duration::from_nanos(5) }));
@@ -175,6 +183,9 @@ impl World {
             Action::Do(input) => {
                 if let Input::Stop(_) = input {
                     next.stops_left = next.stops_left.saturating_sub(1);
+                }
+                if input == Input::Held {
+                    next.scope.holds = next.scope.holds.saturating_sub(1);
                 }
                 if input == Input::Queued {
                     next.line = Line::Waiting;

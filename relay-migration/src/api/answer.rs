@@ -97,6 +97,17 @@ pub struct SourcesAnswer {
     pub sources: BTreeMap<String, SourceAnswer>,
 }
 
+/// How fast bytes may come; each is a rate as in `100MiB/s`, or `off`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LimitsAnswer {
+    /// For the whole process.
+    pub bandwidth: String,
+    /// For each migration that nothing else is said of.
+    pub bandwidth_per_key: String,
+    /// For those of which something else is said.
+    pub keys: BTreeMap<String, String>,
+}
+
 /// What a drain still waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct DrainAnswer {

@@ -1,5 +1,6 @@
 //! What is asked.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -34,6 +35,10 @@ pub enum Call {
     Sessions,
     /// End that session.
     EndSession(u64),
+    /// How fast bytes may come.
+    Limits,
+    /// How fast from now on.
+    SetLimits(LimitsWish),
     /// Take nothing new and wait, so long if it is said.
     Drain(Option<Duration>),
     /// Is the process alive.
@@ -42,6 +47,28 @@ pub enum Call {
     Ready,
     /// For Prometheus.
     Metrics,
+}
+
+/// How fast bytes may come, by the words of a client: `100MiB/s`, `off`. What is left out stays as it is.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct LimitsWish {
+    /// For the whole process.
+    pub bandwidth: Option<String>,
+    /// For each migration that nothing else is said of.
+    pub bandwidth_per_key: Option<String>,
+    /// For these; `None` for what all others have.
+    pub keys: BTreeMap<Key, Option<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitsBody {
+    #[serde(default)]
+    bandwidth: Option<String>,
+    #[serde(default)]
+    bandwidth_per_key: Option<String>,
+    #[serde(default)]
+    keys: BTreeMap<String, Option<String>>,
 }
 
 #[derive(Deserialize)]
@@ -109,12 +136,13 @@ pub fn parse(method: &str, path: &str, body: &[u8]) -> Result<Call, ApiError> {
                 _ => Err(ApiError::bad(format!("{} is no session; it is a number", shown(id)))),
             }
         }
+        ["v1", "limits"] => limits(method, body),
         ["v1", "drain"] => drain(only(method, "POST", ())?, body),
         ["healthz"] => without_body(only(method, "GET", Call::Health)?, body),
         ["readyz"] => without_body(only(method, "GET", Call::Ready)?, body),
         ["metrics"] => without_body(only(method, "GET", Call::Metrics)?, body),
         _ => Err(ApiError::not_found(format!(
-            "{}; there are /v1/targets, /v1/targets/KEY, /v1/sources, /v1/sources/KEY, /v1/sessions, /v1/drain, /healthz, /readyz and /metrics",
+            "{}; there are /v1/targets, /v1/targets/KEY, /v1/sources, /v1/sources/KEY, /v1/sessions, /v1/limits, /v1/drain, /healthz, /readyz and /metrics",
             shown(path)
         ))),
     }
@@ -153,6 +181,19 @@ fn set_source(key: Key, body: &[u8]) -> Result<Call, ApiError> {
         owner: owner.map(|OwnerBody { uid, gid }| Owner::new(uid, gid)).transpose()?,
         lease: lease(lease_s)?,
     })))
+}
+
+fn limits(method: &str, body: &[u8]) -> Result<Call, ApiError> {
+    match method {
+        "GET" => without_body(Call::Limits, body),
+        "PUT" => {
+            let LimitsBody { bandwidth, bandwidth_per_key, keys } = json(body)?;
+            let key = |(key, rate): (String, _)| Ok((key.parse()?, rate));
+            let keys = keys.into_iter().map(key).collect::<Result<_, ApiError>>()?;
+            Ok(Call::SetLimits(LimitsWish { bandwidth, bandwidth_per_key, keys }))
+        }
+        _ => Err(wrong_method(method, "GET or PUT")),
+    }
 }
 
 fn drain((): (), body: &[u8]) -> Result<Call, ApiError> {

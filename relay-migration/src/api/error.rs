@@ -23,7 +23,8 @@ impl ApiError {
     }
 
     /// The call itself is wrong.
-    pub(super) fn bad(message: impl Into<String>) -> Self {
+    #[must_use]
+    pub fn bad(message: impl Into<String>) -> Self {
         Self::new(400, message)
     }
 

@@ -9,6 +9,7 @@
 //! DELETE /v1/targets/{key}   DELETE /v1/sources/{key}   → {"existed":true}
 //! GET    /v1/targets         → {"targets":{"KEY":{…}}}  GET    /v1/sources  → {"sources":{"KEY":{…}}}
 //! GET    /v1/sessions        → {"sessions":[…]}         DELETE /v1/sessions/{id}
+//! GET    /v1/limits          PUT    /v1/limits          {"bandwidth":"100MiB/s","keys":{"vm1":"off"}}
 //! POST   /v1/drain           {"timeout_s":300} or nothing → {"migrations":1,"listeners":3,"sessions":9}
 //! GET    /healthz   /readyz   /metrics
 //! ```
@@ -21,8 +22,8 @@ mod call;
 mod error;
 
 pub use answer::{
-    DrainAnswer, SessionView, SessionsAnswer, SourceAnswer, SourcesAnswer, TargetAnswer, TargetsAnswer,
-    answer, to_json,
+    DrainAnswer, LimitsAnswer, SessionView, SessionsAnswer, SourceAnswer, SourcesAnswer, TargetAnswer,
+    TargetsAnswer, answer, to_json,
 };
-pub use call::{BODY_MAX, Call, LEASE_MAX_S, PATH_MAX, parse};
+pub use call::{BODY_MAX, Call, LEASE_MAX_S, LimitsWish, PATH_MAX, parse};
 pub use error::ApiError;

@@ -12,8 +12,9 @@ use relay_migration::roles::RuleSet;
 use super::args::{
     all, endpoint, flag, given, holder_arg, many, one, required, rights, rights_args, text, those_given,
 };
-use super::serving::{Serving, TlsFiles, serving, tls_files, with_serving};
+use super::serving::{Serving, TlsFiles, rate, rate_arg, serving, tls_files, with_serving};
 use super::target::{self, Address};
+use crate::bandwidth::Rate;
 use crate::endpoint::Endpoint;
 use crate::listen::Rights;
 use crate::node::pods::{Pods, Template};
@@ -46,6 +47,8 @@ pub struct Node {
     pub tls: Option<TlsFiles>,
     /// How to do it.
     pub serving: Serving,
+    /// Bytes a second for each migration.
+    pub bandwidth_per_key: Rate,
 }
 
 /// Who may use the control API besides this process' own user and root.
@@ -91,7 +94,10 @@ pub(super) fn command(name: &str) -> Command {
         .args(vmi_args())
         .args(rights_args())
         .arg(holder_arg());
-    with_serving(command)
+    with_serving(command).arg(rate_arg(
+        "bandwidth-per-key",
+        "The same for each migration, whatever the number of its connections [default: off]",
+    ))
 }
 
 fn vmi_args() -> [Arg; 4] {
@@ -120,6 +126,7 @@ fn help(name: &str) -> String {
 The control API is HTTP/1.1 with JSON, on a unix socket:
   PUT    /v1/targets/KEY   {{\"backends\":{{\"0\":\"/...\",\"49152\":\"/...\"}},\"lease_s\":60}} -> {{\"ports\":{{...}},\"address\":\"...\"}}
   PUT    /v1/sources/KEY   {{\"target\":\"10.1.1.1\",\"ports\":{{...}},\"base_dir\":\"/...\",\"owner\":{{\"uid\":107,\"gid\":107}}}} -> {{\"files\":[...]}}
+  GET    /v1/limits, PUT /v1/limits {{\"bandwidth\":\"100MiB/s\",\"bandwidth_per_key\":\"off\",\"keys\":{{\"vm1\":\"10MiB/s\"}}}}
   GET    /v1/targets[/KEY]  /v1/sources[/KEY]  /v1/sessions  /healthz  /readyz  /metrics
   DELETE /v1/targets/KEY  /v1/sources/KEY  /v1/sessions/ID        POST /v1/drain
 The same PUT again changes nothing and renews the lease; another one changes what differs and keeps
@@ -180,6 +187,7 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Node, String> {
         holder: given(matches, "backend-owner"),
         tls: tls_files(matches, wanted, "so is --plain")?,
         serving: serving(matches),
+        bandwidth_per_key: rate(matches, "bandwidth-per-key"),
     })
 }
 

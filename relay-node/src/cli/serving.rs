@@ -9,6 +9,7 @@ use clap::{Arg, ArgMatches, Command};
 use relay_tls::Identity;
 
 use super::args::{all, file, given, listed, many, one, text, those_given};
+use crate::bandwidth::Rate;
 use crate::logging::Format;
 use crate::quantity;
 use crate::socket::TcpOptions;
@@ -82,6 +83,8 @@ impl Default for Timeouts {
 pub struct Serving {
     /// How long what may take.
     pub timeouts: Timeouts,
+    /// Bytes a second for all of it.
+    pub bandwidth: Rate,
     /// For TCP sockets on both sides.
     pub tcp: TcpOptions,
     /// Sessions that may be open at once; `None` for the default.
@@ -116,15 +119,36 @@ pub(super) fn with_serving(command: Command) -> Command {
                 .help_heading("Limits")
                 .help("Loops to spread them over [default: one for each processor]"),
         )
+        .arg(rate_arg(
+            "bandwidth",
+            "Bytes a second that are read from all connections together, both directions counted, as in\n\
+             100MiB/s; shared out in turns [default: off]",
+        ))
         .args(timeout_args())
         .arg(log_format_arg())
 }
+
+/// An option whose value is a rate or `off`.
+pub(super) fn rate_arg(name: &'static str, help: &'static str) -> Arg {
+    one(name, "RATE", ValueParser::new(|text: &str| quantity::rate_or_off(text).map(RateOrOff)))
+        .help_heading("Limits")
+        .help(help)
+}
+
+pub(super) fn rate(matches: &ArgMatches, name: &str) -> Rate {
+    matches.get_one::<RateOrOff>(name).and_then(|rate| rate.0)
+}
+
+/// What clap holds for a rate.
+#[derive(Clone, Copy)]
+struct RateOrOff(Rate);
 
 pub(super) fn serving(matches: &ArgMatches) -> Serving {
     let number = |name| given::<u64>(matches, name).and_then(|n| usize::try_from(n).ok());
     let tcp = matches.get_one::<Limit>("tcp-user-timeout");
     Serving {
         timeouts: timeouts(matches),
+        bandwidth: rate(matches, "bandwidth"),
         tcp: tcp.map_or_else(TcpOptions::default, |limit| TcpOptions { user_timeout: limit.0 }),
         max_sessions: number("max-sessions"),
         threads: number("threads").and_then(NonZeroUsize::new),

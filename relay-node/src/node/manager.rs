@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use relay_core::Instant;
 use relay_migration::PortMap;
-use relay_migration::api::{self, ApiError, Call};
+use relay_migration::api::{self, ApiError, Call, LimitsWish};
 use relay_migration::reconcile::{Pod, Reconciler, Step};
 use relay_migration::registry::{
     Demand, Dial, Done, Event, Input, Listen, ListenerId, Name, OpenError, Registry, Request, Side, Ticket,
@@ -22,6 +22,7 @@ use relay_migration::vmi::{Seen, VmiName};
 
 use super::answers;
 use super::http::Answer;
+use super::limits;
 use super::metrics::{self, Counters};
 use super::network::Networks;
 use super::pods::Pods;
@@ -162,6 +163,8 @@ impl Manager {
             Call::Get(name) => answers::one(&self.parts.registry, &name, self.now()),
             Call::List(side) => answers::all(&self.parts.registry, side, self.now()),
             Call::Sessions => answers::sessions(&self.parts.sessions),
+            Call::Limits => limits::answer(self.parts.sessions.bandwidth()),
+            Call::SetLimits(wish) => self.set_limits(&wish),
             Call::EndSession(id) => self.end_session(SessionId(id)),
             Call::Health => Ok(Answer::text(200, "text/plain", "alive\n".to_owned())),
             Call::Ready if self.parts.registry.is_shutting_down() => {
@@ -183,6 +186,14 @@ impl Manager {
         log::info!(session = id.0; "session is ended by request");
         self.parts.controller.send(Command::End(id));
         Ok(Answer::json(br#"{"ending":true}"#.to_vec()))
+    }
+
+    fn set_limits(&self, wish: &LimitsWish) -> Result<Answer, ApiError> {
+        let bandwidth = self.parts.sessions.bandwidth();
+        limits::set(bandwidth, wish)?;
+        // Sessions that wait for their turn by the old limits are not to wait longer than by the new ones.
+        self.parts.controller.send(Command::Relimit);
+        limits::answer(bandwidth)
     }
 
     /// The operator wishes to stop: nothing new from now on, and the rest within its time.

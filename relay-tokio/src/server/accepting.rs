@@ -183,6 +183,12 @@ impl Host for Tasks {
         }
     }
 
+    fn relimit(&mut self) {
+        for handle in self.sessions.values() {
+            handle.mail.send(ToSession::Relimit);
+        }
+    }
+
     fn abort(&mut self, which: Which) {
         for (id, handle) in &self.sessions {
             if which.is(*id, handle.route) {

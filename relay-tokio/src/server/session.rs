@@ -34,6 +34,8 @@ pub(super) enum ToSession {
     Dial(Instant),
     /// It has to make room for others.
     Evict,
+    /// The limits of the rate have changed.
+    Relimit,
     /// The operator's wish, for this one.
     Abort,
     /// The operator's wish, for every session.
@@ -145,6 +147,7 @@ impl Session {
         match message {
             ToSession::Dial(since) => live.may_dial(since, &mut self.desk),
             ToSession::Evict => live.evict(now),
+            ToSession::Relimit => live.relimit(),
             ToSession::Abort => live.stop(now, Stop::Abort),
             ToSession::Stop(stop) => live.stop(now, stop),
         }

@@ -7,6 +7,7 @@
 
 pub mod log;
 pub mod namespace;
+pub mod node;
 pub mod pattern;
 pub mod peer;
 pub mod pki;
@@ -19,6 +20,7 @@ use std::io::Write;
 use std::time::Duration;
 
 pub use namespace::Namespace;
+pub use node::Node;
 pub use pattern::{Pattern, Received, expect, receive, receive_all, send, send_all, transfer};
 pub use peer::{Endpoint, Peer, Sink};
 pub use pki::Authority;

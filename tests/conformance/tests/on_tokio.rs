@@ -2,6 +2,8 @@
 
 #[path = "backends.rs"]
 mod backends;
+#[path = "bandwidth.rs"]
+mod bandwidth;
 #[path = "drain.rs"]
 mod drain;
 #[path = "half_close.rs"]

@@ -1,5 +1,6 @@
 //! One simulated connection: a relay, its transport and its two peers, without a clock of its own.
 
+use alloc::sync::Arc;
 use std::format;
 use std::string::String;
 
@@ -10,12 +11,13 @@ use super::net::Net;
 use super::peer::{Peer, Seen};
 use super::plan::{Ends, Faults, Plan};
 use super::{Family, Parts};
+use crate::bandwidth::{Bucket, Throttle};
 use crate::codec::Codec;
 use crate::error::Failure;
 use crate::flow::Phase;
 use crate::leg::{Leg, PerLeg};
 use crate::pool::{LARGEST, Pool};
-use crate::pump::{Lane, Pumped, Ready, pump};
+use crate::pump::{Lane, Pumped, Ready, pump, pump_throttled};
 use crate::relay::Relay;
 use crate::session::{Close, Demand, EndReason, Input, Outcome, Stop};
 use crate::time::Instant;
@@ -37,6 +39,10 @@ pub(super) struct Conn<C> {
     faults: Faults,
     ends: PerLeg<Ends>,
     drain_until: Option<Instant>,
+    /// How fast it may read, if there is a limit, and what it has read of that.
+    throttle: Option<(Arc<Bucket>, Throttle)>,
+    counted: u64,
+    born: Instant,
 }
 
 impl<C: Codec> Conn<C> {
@@ -68,7 +74,22 @@ impl<C: Codec> Conn<C> {
             faults: plan.faults,
             ends: plan.ends,
             drain_until: None,
+            throttle: plan.limit.map(|rate| throttle(Arc::new(Bucket::new(rate, now)))),
+            counted: 0,
+            born: now,
         }
+    }
+
+    /// It has to share in this bucket.
+    pub(super) fn share(&mut self, bucket: &Arc<Bucket>) {
+        self.throttle = Some(throttle(Arc::clone(bucket)));
+    }
+
+    /// When something is to be done next without an edge.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let timer = self.relay.next_timeout().map(|(at, _)| at);
+        let grant = self.throttle.as_ref().and_then(|(_, throttle)| throttle.ready_at());
+        [timer, grant].into_iter().flatten().min()
     }
 
     pub(super) const fn outcome(&self) -> Option<&Outcome> {
@@ -295,6 +316,8 @@ impl<C: Codec> Conn<C> {
 
     /// The clock shows `now`.
     pub(super) fn on_time(&mut self, now: Instant) -> Result<(), Violation> {
+        let granted = self.throttle.as_ref().and_then(|(_, throttle)| throttle.ready_at());
+        self.runnable |= granted.is_some_and(|at| at <= now);
         let open = self.outcome().is_none();
         let due = self.relay.next_timeout();
         self.relay.handle_timeout(now);
@@ -338,7 +361,16 @@ impl<C: Codec> Conn<C> {
 
     fn pump_once(&mut self, budget: usize, pool: &mut Pool, now: Instant) -> Result<Pumped, Violation> {
         self.net.calls_this_turn = 0;
-        let pumped = pump(&mut self.relay, &mut self.net, &mut self.ready, pool, now, budget);
+        let counts = self.relay.session().is_up(Leg::Back);
+        let pumped = match &mut self.throttle {
+            None => pump(&mut self.relay, &mut self.net, &mut self.ready, pool, now, budget),
+            Some((_, throttle)) => {
+                pump_throttled(&mut self.relay, &mut self.net, &mut self.ready, pool, now, budget, throttle)
+            }
+        };
+        if counts {
+            self.check_rate(pumped, now)?;
+        }
         self.net.broken.take().map_or(Ok(()), Err)?;
         let closed = self.outcome().is_some();
         demand_that(Rule::S4, closed == (pumped == Pumped::Done), || {
@@ -365,6 +397,31 @@ impl<C: Codec> Conn<C> {
         self.check_ready()?;
         self.check_model()?;
         Ok(pumped)
+    }
+
+    /// B1 for this connection alone; and if the limit has it wait, it waits for a time to come.
+    fn check_rate(&mut self, pumped: Pumped, now: Instant) -> Result<(), Violation> {
+        let Some((bucket, throttle)) = &self.throttle else { return Ok(()) };
+        for input in &self.net.told {
+            if let Input::Read(leg, count) = input
+                && self.relay.session().phase(*leg) != Phase::Discarding
+            {
+                self.counted += *count as u64;
+            }
+        }
+        let time = now.since(self.born).as_nanos() * u128::from(bucket.rate().get()) / 1_000_000_000;
+        let most = u128::from(bucket.burst()) + time;
+        demand_that(Rule::B1, u128::from(self.counted) <= most, || {
+            format!("{} bytes read by {now:?}, {most} are allowed", self.counted)
+        })?;
+        let held = self.relay.session().is_held() && self.outcome().is_none();
+        let waits = throttle.ready_at();
+        demand_that(Rule::B2, !held || waits.is_some_and(|at| at > now), || {
+            format!("held at {now:?} until {waits:?}")
+        })?;
+        demand_that(Rule::B2, held || pumped == Pumped::Again || waits.is_none(), || {
+            format!("not held, and yet in line for {waits:?}")
+        })
     }
 
     /// S2 for everything that holds bytes; and the ledger's count is what is there.
@@ -438,7 +495,8 @@ impl<C: Codec> Conn<C> {
             let keeps = link.lane == Lane::Pipe { holds: 0 };
             demand_that(Rule::L5, !keeps, || format!("{leg}: idle, and yet it keeps an empty pipe"))?;
             let wanted = demand.secure || (demand.read > 0 && room && self.record_fits(leg, demand));
-            let reads = self.ready[leg].readable && wanted && link.inbound.end.is_none();
+            let held = self.relay.session().is_held();
+            let reads = self.ready[leg].readable && wanted && link.inbound.end.is_none() && !held;
             demand_that(Rule::L5, !reads, || format!("{leg}: idle, and yet it could read: {demand:?}"))?;
             let (wire, session) = (&self.net.wires[leg], self.relay.session());
             let nobody = wire.is_over() && session.is_up(leg) && !session.is_up(leg.other());
@@ -543,4 +601,8 @@ impl<C: Codec> Conn<C> {
             format!("{leg}: a clean end after {} of {came:?}", peer.received)
         })
     }
+}
+
+fn throttle(bucket: Arc<Bucket>) -> (Arc<Bucket>, Throttle) {
+    (Arc::clone(&bucket), Throttle::new([bucket]))
 }

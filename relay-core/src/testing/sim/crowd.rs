@@ -4,7 +4,9 @@
 //! in which their fronts were accepted.
 
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::num::NonZeroU64;
 use core::time::Duration;
 use std::format;
 use std::string::String;
@@ -12,9 +14,10 @@ use std::string::String;
 use super::super::rng::Rng;
 use super::super::rules::{Rule, Violation, demand_that};
 use super::conn::Conn;
-use super::plan::{Faults, Plan};
+use super::plan::{Faults, Plan, limit};
 use super::{Family, guarded};
 use crate::admission::{Dialer, Gate, Limits, ListenerId, Order, Peers, Stranger, Ticket};
+use crate::bandwidth::Bucket;
 use crate::error::Failure;
 use crate::leg::{Leg, PerLeg};
 use crate::pool::Pool;
@@ -44,6 +47,8 @@ pub struct CrowdPlan {
     pub descriptors: usize,
     /// The operator drains.
     pub stops: bool,
+    /// Bytes a second that all of them together may send, if there is a limit.
+    pub limit: Option<NonZeroU64>,
 }
 
 impl CrowdPlan {
@@ -54,7 +59,7 @@ impl CrowdPlan {
         let limits =
             Limits { sessions: 1 + rng.below(15), strangers: 1 + rng.below(5), per_turn: 1 + rng.below(4) };
         let (clients, descriptors) = (1 + rng.below(24), 1 + rng.below(20));
-        Self { seed, clients, limits, descriptors, stops: rng.chance(20) }
+        Self { seed, clients, limits, descriptors, stops: rng.chance(20), limit: limit(seed, false) }
     }
 }
 
@@ -92,6 +97,7 @@ struct Crowd<'a, F: Family> {
     family: &'a mut F,
     plan: CrowdPlan,
     gate: Gate,
+    bucket: Option<Arc<Bucket>>,
     orders: [Order; LISTENERS],
     /// Who became ready to be dialed, and when.
     ready: [Vec<(Ticket, Instant)>; LISTENERS],
@@ -139,6 +145,7 @@ impl<'a, F: Family> Crowd<'a, F> {
             family,
             plan,
             gate,
+            bucket: plan.limit.map(|rate| Arc::new(Bucket::new(rate, Instant::ZERO))),
             orders: [(); LISTENERS].map(|()| Order::new(Order::WINDOW)),
             ready: Default::default(),
             moved: [Instant::ZERO; LISTENERS],
@@ -255,7 +262,7 @@ impl<'a, F: Family> Crowd<'a, F> {
         plan.secure.front = peers(listener) == Peers::Strangers;
         plan.most = plan.most.min(700);
         plan.bytes = PerLeg::new(plan.bytes.front % 300, plan.bytes.back % 300);
-        plan.faults.late = false;
+        (plan.faults.late, plan.limit) = (false, None);
         if self.healing {
             plan.faults = Faults::default();
         }
@@ -303,6 +310,9 @@ impl<'a, F: Family> Crowd<'a, F> {
 
     fn admit(&mut self, listener: usize, plan: Plan, stranger: Option<Stranger>) {
         let mut conn = Conn::new(self.family, plan, &mut self.rng, self.now);
+        if let Some(bucket) = &self.bucket {
+            conn.share(bucket);
+        }
         if !self.healing && self.rng.chance(15) {
             conn.silence(Leg::Front);
         }
@@ -473,7 +483,7 @@ impl<'a, F: Family> Crowd<'a, F> {
         let mut timers: Vec<Instant> = self.gate.next_timeout().into_iter().collect();
         timers.extend(self.orders.iter().filter_map(Order::next_timeout));
         for entry in &self.entries {
-            timers.extend(entry.conn.relay.next_timeout().map(|(at, _)| at));
+            timers.extend(entry.conn.next_timeout());
             let is_first = self.orders[entry.listener].turn() == Some(entry.ticket);
             timers.extend(entry.dialer.next_timeout().filter(|_| is_first));
         }
@@ -486,7 +496,7 @@ impl<'a, F: Family> Crowd<'a, F> {
         self.gate.handle_timeout(self.now);
         for entry in &mut self.entries {
             entry.dialer.handle_timeout(self.now);
-            if entry.conn.relay.next_timeout().is_some_and(|(at, _)| at <= self.now) {
+            if entry.conn.next_timeout().is_some_and(|at| at <= self.now) {
                 entry.conn.on_time(self.now)?;
             }
         }

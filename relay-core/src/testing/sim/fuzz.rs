@@ -1,6 +1,7 @@
 //! The body of the fuzz target `relay_states`: a list of operations, byte by byte, over the very pump
 //! and the reference model, then healing. A broken rule panics with its name.
 
+use core::num::NonZeroU64;
 use core::time::Duration;
 
 use super::plan::{Ends, Faults, Plan};
@@ -66,6 +67,7 @@ fn plan(header: [u8; HEADER]) -> Plan {
             no_splice: bit(more_faults, 6),
             ..Faults::default()
         },
+        limit: NonZeroU64::new(2000).filter(|_| bit(more_faults, 7)),
     }
 }
 

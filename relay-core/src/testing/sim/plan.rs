@@ -1,5 +1,6 @@
 //! What one simulated connection is about. All of it follows from a seed.
 
+use core::num::NonZeroU64;
 use core::time::Duration;
 
 use super::super::rng::Rng;
@@ -108,6 +109,14 @@ pub enum Ends {
     Late,
 }
 
+/// A limit of the rate for every third run. The slowest has sessions wait for longer than any timer of
+/// theirs that could mistake it for silence.
+pub(super) fn limit(seed: u64, is_bulk: bool) -> Option<NonZeroU64> {
+    let mut rng = Rng::new(seed ^ 0xba4d);
+    let rates = if is_bulk { [100_000, 1 << 20, 1 << 30] } else { [10, 2000, 30_000] };
+    NonZeroU64::new(rates[rng.below(rates.len())]).filter(|_| rng.chance(33))
+}
+
 /// What one run is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Plan {
@@ -127,6 +136,8 @@ pub struct Plan {
     pub ends: PerLeg<Ends>,
     /// The kinds of trouble.
     pub faults: Faults,
+    /// Bytes a second that the relay reads, if there is a limit.
+    pub limit: Option<NonZeroU64>,
 }
 
 impl Plan {
@@ -153,7 +164,18 @@ impl Plan {
         };
         let calm = chaos / 4 + rng.below(3 * chaos);
         let chaos = rng.below(chaos);
-        Self { seed, secure, bytes, most, chaos, calm, ends, faults: Faults::choose(&mut rng) }
+        let plan = Self {
+            seed,
+            secure,
+            bytes,
+            most,
+            chaos,
+            calm,
+            ends,
+            faults: Faults::choose(&mut rng),
+            limit: None,
+        };
+        Self { limit: limit(seed, plan.is_bulk()), ..plan }
     }
 
     /// So much is sent that it must not go byte by byte.

@@ -217,7 +217,7 @@ impl<'a, F: Family> Sim<'a, F> {
             return Ok(());
         }
         let redial = self.dialer.next_timeout().filter(|_| self.conn.relay.wants_connect());
-        let timeout = self.conn.relay.next_timeout().map(|(at, _)| at);
+        let timeout = self.conn.next_timeout();
         let Some(at) = redial.into_iter().chain(timeout).min() else {
             let woken = self.conn.wake_peers() || self.conn.lose_patience();
             return demand_that(Rule::L1, woken, || "nothing can happen and no timer runs".into());
