@@ -219,6 +219,13 @@ impl<C: Codec> Conn<C> {
         }
     }
 
+    /// A peer that begins to say something and then does not go on.
+    pub(super) fn falter(&mut self, leg: Leg) {
+        if let Some(peer) = &mut self.peers[leg] {
+            peer.falters = true;
+        }
+    }
+
     pub(super) fn peer_acts(&mut self, leg: Leg, rng: &mut Rng) -> Result<bool, Violation> {
         let Some(peer) = &mut self.peers[leg] else { return Ok(false) };
         let wire = &mut self.net.wires[leg];

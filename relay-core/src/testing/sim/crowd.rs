@@ -47,6 +47,8 @@ pub struct CrowdPlan {
     pub descriptors: usize,
     /// The operator drains.
     pub stops: bool,
+    /// Most who come do not say enough to be known, and only few of them are let in at once.
+    pub besieged: bool,
     /// Bytes a second that all of them together may send, if there is a limit.
     pub limit: Option<NonZeroU64>,
 }
@@ -56,10 +58,16 @@ impl CrowdPlan {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
-        let limits =
+        let mut limits =
             Limits { sessions: 1 + rng.below(15), strangers: 1 + rng.below(5), per_turn: 1 + rng.below(4) };
-        let (clients, descriptors) = (1 + rng.below(24), 1 + rng.below(20));
-        Self { seed, clients, limits, descriptors, stops: rng.chance(20), limit: limit(seed, false) }
+        let (clients, mut descriptors, stops) = (1 + rng.below(24), 1 + rng.below(20), rng.chance(20));
+        let besieged = rng.chance(25);
+        if besieged {
+            limits.sessions += 2;
+            limits.strangers = 1 + rng.below(2);
+            descriptors = EACH * limits.sessions;
+        }
+        Self { seed, clients, limits, descriptors, stops, besieged, limit: limit(seed, false) }
     }
 }
 
@@ -301,8 +309,13 @@ impl<'a, F: Family> Crowd<'a, F> {
             return Err(Violation { rule: Rule::A5, detail: format!("{stranger:?} is nobody's") });
         };
         let age = self.now.since(entry.since);
-        let fair = if entry.conn.relay.has_heard(Leg::Front) { Gate::PATIENCE } else { Gate::SILENCE };
+        let fair = if entry.conn.net.wires[Leg::Front].heard { Gate::PATIENCE } else { Gate::SILENCE };
         demand_that(Rule::A5, age >= fair, || format!("{stranger:?} is sent away after {age:?}"))?;
+        std::eprintln!(
+            "EVICT heard={} relay={} age={age:?}",
+            entry.conn.net.wires[Leg::Front].heard,
+            entry.conn.relay.has_heard(Leg::Front)
+        );
         entry.evicted = Some(age);
         entry.conn.evict(self.now);
         Ok(true)
@@ -313,8 +326,11 @@ impl<'a, F: Family> Crowd<'a, F> {
         if let Some(bucket) = &self.bucket {
             conn.share(bucket);
         }
-        if !self.healing && self.rng.chance(15) {
+        let taciturn = if self.plan.besieged { 40 } else { 15 };
+        if !self.healing && self.rng.chance(taciturn) {
             conn.silence(Leg::Front);
+        } else if !self.healing && self.rng.chance(taciturn) {
+            conn.falter(Leg::Front);
         }
         let ticket = self.orders[listener].accepted();
         if stranger.is_none() {

@@ -83,6 +83,8 @@ pub(super) struct Wire {
     pub(super) known: Ready,
     /// It was written to without that. Excusable only as a last word.
     pub(super) written_early: bool,
+    /// Something of the peer's was given to the relay.
+    pub(super) heard: bool,
     /// The last write took all that it was offered.
     pub(super) took_all: bool,
 }
@@ -215,6 +217,7 @@ impl Transport for Net {
         }
         self.check_lane(leg);
         let count = self.shorten(there.min(offered));
+        self.wires[leg].heard = true;
         let bytes = &mut self.wires[leg].to_relay.bytes;
         let mut left = count;
         for slice in slices {

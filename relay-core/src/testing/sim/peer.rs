@@ -45,6 +45,8 @@ pub(super) struct Peer<C> {
     pub(super) deaf: bool,
     /// Does not write for the moment.
     pub(super) mute: bool,
+    /// Will be mute as soon as it has said something.
+    pub(super) falters: bool,
 }
 
 impl<C> Peer<C> {
@@ -104,6 +106,7 @@ impl<C: Codec> Peer<C> {
             ended_well: false,
             deaf: false,
             mute: false,
+            falters: false,
         }
     }
 
@@ -114,6 +117,9 @@ impl<C: Codec> Peer<C> {
         }
         let took = !self.deaf && self.take(wire, rng, most);
         let gave = !self.mute && self.give(wire, rng, most);
+        if gave && core::mem::take(&mut self.falters) {
+            self.mute = true;
+        }
         took || gave
     }
 
