@@ -95,6 +95,38 @@ def bulk(path, streams, size):
     return time.perf_counter() - start
 
 
+def shares(path, streams, seconds):
+    """Bytes that each of so many connections gets across in the same time, all sending as much as they can."""
+    counters = [multiprocessing.Value("Q", lock=False) for _ in range(streams)]
+
+    def send(counter):
+        chunk = bytes(CHUNK)
+        with _open(path, BULK, 1 << 50) as connection:
+            while True:
+                counter.value += connection.send(chunk)
+
+    def look():
+        return [counter.value for counter in counters]
+
+    # processes: threads would take turns with the interpreter's lock
+    senders = [multiprocessing.Process(target=send, args=(counter,), daemon=True) for counter in counters]
+    try:
+        for sender in senders:
+            sender.start()
+        deadline = time.monotonic() + STALLED_SECONDS
+        while min(look()) < 16 << 20:  # what is on its way is the same from here on
+            if time.monotonic() > deadline:
+                raise Stalled("a stream does not get on")
+            time.sleep(0.02)
+        before = look()
+        time.sleep(seconds)
+        return [late - early for early, late in zip(before, look())]
+    finally:
+        for sender in senders:
+            sender.kill()
+            sender.join()
+
+
 def _echo(connection):
     """One small message there and back."""
     connection.send(bytes(MESSAGE))

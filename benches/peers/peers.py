@@ -78,6 +78,7 @@ def make_certificates(directory):
 class Peer:
     name = ""
     has_plain = True
+    has_tls = True
 
     def installed(self):
         """The program, or None."""
@@ -100,6 +101,12 @@ class Relay(Peer):
         tls = ["--tls-cert", side.certificate, "--tls-key", side.key, "--tls-ca", side.authority,
                "--peer", f"cn:{NAMES['target' if side.is_source else 'source']}"]
         return [self.program, "forward", "--listen", listen, "--connect", connect, *(tls if side.tls else [])]
+
+
+class Uring(Relay):
+    """The prototype in benches/uring."""
+
+    has_tls = False
 
 
 class Haproxy(Peer):
