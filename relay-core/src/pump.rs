@@ -586,7 +586,7 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
             link.outbound.stage_control(codec, self.pool);
             if !link.outbound.is_empty() {
                 // Whether it arrives is up to the network; there is nothing else to be done.
-                let _ = self.io.try_write(leg, &[link.outbound.wire()]);
+                self.moved += self.io.try_write(leg, &[link.outbound.wire()]).unwrap_or(0);
             }
         }
         self.tell(Input::ReadFailed(leg, failure));

@@ -39,7 +39,7 @@ pub enum Rule {
     L3,
     /// A closed state can be reached from everywhere.
     L4,
-    /// In the pump: no wake-up is lost and none is for nothing.
+    /// In the pump: no wake-up is lost and none is for nothing; a turn keeps to its budget.
     L5,
     /// Never more is read than the rate allows, and a burst.
     B1,

@@ -367,7 +367,7 @@ impl<C: Codec> Conn<C> {
     }
 
     fn pump_once(&mut self, budget: usize, pool: &mut Pool, now: Instant) -> Result<Pumped, Violation> {
-        self.net.calls_this_turn = 0;
+        self.net.begin_turn(budget);
         let counts = self.relay.session().is_up(Leg::Back);
         let pumped = match &mut self.throttle {
             None => pump(&mut self.relay, &mut self.net, &mut self.ready, pool, now, budget),

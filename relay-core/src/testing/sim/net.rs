@@ -131,6 +131,10 @@ pub(super) struct Net {
     /// Calls of the transport so far.
     pub(super) calls: u64,
     pub(super) calls_this_turn: u32,
+    /// Bytes that this turn may move, but for what was begun before it had.
+    pub(super) budget: usize,
+    moved_this_turn: usize,
+    reads_beyond: u32,
     /// What calls on plain legs amount to, for the reference model.
     pub(super) told: Vec<Input>,
     pub(super) broken: Option<Violation>,
@@ -149,6 +153,9 @@ impl Net {
             rng,
             calls: 0,
             calls_this_turn: 0,
+            budget: 0,
+            moved_this_turn: 0,
+            reads_beyond: 0,
             told: Vec::new(),
             broken: None,
             pipes: PerLeg::default(),
@@ -160,6 +167,24 @@ impl Net {
         if self.broken.is_none() {
             self.broken = Some(Violation { rule, detail: detail.into() });
         }
+    }
+
+    /// A turn of the pump begins.
+    pub(super) const fn begin_turn(&mut self, budget: usize) {
+        self.budget = budget;
+        (self.calls_this_turn, self.moved_this_turn, self.reads_beyond) = (0, 0, 0);
+    }
+
+    /// Bytes were read or written. Each leg may be read from once more in the round in which the budget
+    /// is used up.
+    fn moved(&mut self, count: usize, reading: bool) {
+        if reading && self.moved_this_turn >= self.budget {
+            self.reads_beyond += 1;
+            if self.reads_beyond > 2 {
+                self.breaks(Rule::L5, "a turn goes on beyond its budget");
+            }
+        }
+        self.moved_this_turn = self.moved_this_turn.saturating_add(count);
     }
 
     /// Counts the call and holds it to L5; then what may come before its own result.
@@ -228,6 +253,7 @@ impl Transport for Net {
             left -= part;
         }
         self.told.push(Input::Read(leg, count));
+        self.moved(count, true);
         Ok(count)
     }
 
@@ -247,6 +273,7 @@ impl Transport for Net {
         self.wires[leg].from_relay.put(slices, count);
         self.wires[leg].took_all = count == offered;
         self.told.push(Input::Wrote(leg, count));
+        self.moved(count, false);
         Ok(count)
     }
 
@@ -309,6 +336,7 @@ impl Transport for Net {
             if count > 0 {
                 self.wires[leg].from_relay.put(&[&bytes], count);
                 self.told.push(Input::Wrote(leg, count));
+                self.moved(count, false);
             }
             count
         });
@@ -434,6 +462,7 @@ impl Net {
             moved += count;
         }
         self.told.push(Input::Read(leg, moved));
+        self.moved(moved, true);
         Ok(Filled::Moved(moved))
     }
 }
