@@ -73,7 +73,7 @@ impl Bucket {
     /// One that is used late is still paid for: a session has one slice at most to be late with.
     #[must_use]
     pub const fn burst(&self) -> u64 {
-        let unused = self.rate.get() as u128 * Self::BURST_NANOS as u128 / 1_000_000_000;
+        let unused = (self.rate.get() as u128 * Self::BURST_NANOS as u128).div_ceil(1_000_000_000);
         // cannot exceed the rate
         unused as u64 + (1 + SPARE_SLICES) * self.slice
     }

@@ -159,7 +159,11 @@ pub fn after_slices(bucket: &Bucket, slices: u64, from: Instant) -> Instant {
 pub fn scene(seed: u64) -> Result<(), String> {
     let mut rng = Rng::new(seed);
     let rate = (1 << (10 + rng.below(24))) + rng.next() % 1000;
-    both_ways(NonZeroU64::new(rate).unwrap_or(NonZeroU64::MIN))?;
+    let rate_or_one = NonZeroU64::new(rate).unwrap_or(NonZeroU64::MIN);
+    both_ways(rate_or_one)?;
+    after_others(rate_or_one, 1 + rng.below(60), rng.next()).map_err(|violation| {
+        format!("{violation}\n  seed {seed}, {rate} bytes/s, one who is hungry comes after others")
+    })?;
     let start = Instant::from_nanos(rng.next() % 10_000_000_000);
     let bucket = Arc::new(Bucket::new(NonZeroU64::new(rate).unwrap_or(NonZeroU64::MIN), start));
     let (hungry, sipping) = (1 + rng.below(12), rng.below(5));
@@ -184,6 +188,23 @@ pub fn scene(seed: u64) -> Result<(), String> {
     story.map_err(|violation| {
         format!("{violation}\n  seed {seed}, {rate} bytes/s, {hungry} hungry, {sipping} sip")
     })
+}
+
+/// A crowd stands in line, and none of it needs what it then gets. Long after, somebody wants all there
+/// is: neither what was given back nor the time since then may come at once.
+fn after_others(rate: NonZeroU64, crowd: usize, seed: u64) -> Result<(), Violation> {
+    let bucket = Arc::new(Bucket::new(rate, Instant::ZERO));
+    let mut others: Vec<_> = (0..crowd).map(|_| Throttle::new([Arc::clone(&bucket)])).collect();
+    let later = after_slices(&bucket, 2 * crowd as u64, Instant::ZERO + Duration::from_secs(10));
+    for now in [Instant::ZERO, later] {
+        for other in &mut others {
+            other.grant(now);
+        }
+    }
+    drop(others);
+    let mut hungry = [Client::new(&[&bucket], Appetite::Hungry, later)];
+    let reads = play(&mut hungry, after_slices(&bucket, 40, later), Duration::ZERO, seed)?;
+    check_rate(&reads, &bucket, 0)
 }
 
 /// Peers that send all the time, and take everything.
@@ -215,10 +236,15 @@ fn both_ways(rate: NonZeroU64) -> Result<(), String> {
     relay.connected(now, Plain);
     let (mut ready, mut pool) = (PerLeg::both(Ready::BOTH), Pool::default());
     for _ in 0..1000 {
-        let mut io = Endless;
+        let (mut io, mut turns) = (Endless, 0);
         while pump_throttled(&mut relay, &mut io, &mut ready, &mut pool, now, LARGEST, &mut throttle)
             == Pumped::Again
-        {}
+        {
+            turns += 1;
+            if turns > 1000 {
+                return Err(format!("{:?} broken: {rate} bytes/s, and no end of them at {now:?}", Rule::B1));
+            }
+        }
         now = throttle.ready_at().unwrap_or(now);
     }
     let read = relay.stats().read;

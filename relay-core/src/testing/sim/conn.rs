@@ -410,8 +410,9 @@ impl<C: Codec> Conn<C> {
     fn check_rate(&mut self, pumped: Pumped, now: Instant) -> Result<(), Violation> {
         let Some((bucket, throttle)) = &self.throttle else { return Ok(()) };
         for input in &self.net.told {
+            // What is thrown away is not held back, and such a flow may be broken by now.
             if let Input::Read(leg, count) = input
-                && self.relay.session().phase(*leg) != Phase::Discarding
+                && !matches!(self.relay.session().phase(*leg), Phase::Discarding | Phase::Broken)
             {
                 self.counted += *count as u64;
             }
