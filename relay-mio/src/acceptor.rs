@@ -8,6 +8,7 @@ use mio::{Interest, Registry};
 use relay_core::admission::ListenerId;
 use relay_core::{Instant, Stop};
 use relay_node::acceptor::{self, Accepted, Host, Report, Which};
+use relay_node::control::Beat;
 use relay_node::listen::Listener;
 use relay_node::sessions::SessionId;
 use relay_node::{ServeError, Server};
@@ -77,6 +78,10 @@ impl Host for Loops {
 
     fn stop(&mut self, stop: Stop) {
         self.tell_all(|| ToWorker::Stop(stop));
+    }
+
+    fn beat(&mut self, beat: &Beat) {
+        self.tell_all(|| ToWorker::Beat(beat.clone()));
     }
 
     fn relimit(&mut self) {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mio::Waker;
 use relay_core::{Instant, Stop};
 use relay_node::acceptor::{Accepted, Report, Which};
+use relay_node::control::Beat;
 use relay_node::sessions::SessionId;
 
 use crate::acceptor::Address;
@@ -83,6 +84,8 @@ pub(crate) enum ToWorker {
     Dial(Id, Instant),
     /// This one has to make room for others.
     Evict(SessionId),
+    /// To be let go.
+    Beat(Beat),
     /// The limits of the rate have changed.
     Relimit,
     /// The operator's wish, for these sessions.

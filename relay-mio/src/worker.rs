@@ -172,6 +172,7 @@ impl Worker {
                 ToWorker::Accepted(accepted) => self.add(*accepted),
                 ToWorker::Dial(id, since) => self.with_live(id, |live, cx| live.may_dial(since, cx)),
                 ToWorker::Evict(session) => self.evict(session),
+                ToWorker::Beat(beat) => drop(beat),
                 ToWorker::Relimit => self.relimit(),
                 ToWorker::Abort(which) => self.abort(which),
                 ToWorker::Stop(stop) => self.stop(stop),

@@ -102,6 +102,10 @@ impl Shared<'_> {
                 Command::Abort => Stop::Abort,
                 // A thread for each session would sleep until its turn; this example leaves that out.
                 Command::Relimit => continue,
+                Command::Beat(beat) => {
+                    beat.passed_on();
+                    continue;
+                }
                 Command::Open { id, route } => {
                     if self.stop().is_none() {
                         routes.push((id, route));

@@ -13,7 +13,7 @@ use relay_core::{Instant, Stop};
 use socket2::Socket;
 
 use crate::clock::Clock;
-use crate::control::{Command, Commands, Sessions};
+use crate::control::{Beat, Command, Commands, Sessions};
 use crate::crowd::Crowd;
 use crate::endpoint::Endpoint;
 use crate::failure::is_of_one_connection;
@@ -50,6 +50,10 @@ pub trait Host {
 
     /// Tells every session to stop.
     fn stop(&mut self, stop: Stop);
+
+    /// Gives each loop a copy, to be let go when it comes to it. One that has no loops of its own gives them to
+    /// its sessions.
+    fn beat(&mut self, beat: &Beat);
 
     /// Tells every session that the limits of the rate have changed.
     fn relimit(&mut self);
@@ -268,6 +272,10 @@ impl<H: Host> Acceptor<H> {
                 }
                 Command::End(id) => self.host.abort(Which::Session(id)),
                 Command::Relimit => self.host.relimit(),
+                Command::Beat(beat) => {
+                    self.host.beat(&beat);
+                    beat.passed_on();
+                }
                 Command::Drain => {
                     self.stop(Stop::Drain { until: self.server.drain_deadline(self.clock.now()) });
                 }

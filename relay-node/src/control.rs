@@ -2,9 +2,11 @@
 //! which has a byte in it whenever there may be a new one.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::server::Route;
@@ -34,12 +36,50 @@ pub enum Command {
     },
     /// End this session at once, if there is one.
     End(SessionId),
+    /// Show that you are alive: pass it on to every loop, each of which drops it when it comes to it.
+    Beat(Beat),
     /// The limits of the rate have changed ([`Bandwidth`](crate::bandwidth::Bandwidth)).
     Relimit,
     /// Accept nothing more, let open sessions finish until the drain timeout.
     Drain,
     /// End everything at once.
     Abort,
+}
+
+/// A question to all loops at once whether they go on: once each has let its copy go, something is done.
+#[derive(Clone)]
+pub struct Beat(Arc<Beating>);
+
+struct Beating {
+    /// Nothing is to be done if it is lost on the way.
+    passed_on: AtomicBool,
+    then: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Beat {
+    /// `then` is done by the last loop that lets its copy go.
+    pub fn new(then: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Beating { passed_on: AtomicBool::new(false), then: Box::new(then) }))
+    }
+
+    /// Every loop has got a copy, or is about to.
+    pub fn passed_on(&self) {
+        self.0.passed_on.store(true, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Beat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Beat").field(&self.0.passed_on).finish()
+    }
+}
+
+impl Drop for Beating {
+    fn drop(&mut self) {
+        if *self.passed_on.get_mut() {
+            (self.then)();
+        }
+    }
 }
 
 /// What becomes of the sessions of a route that is closed.
@@ -78,6 +118,8 @@ struct Queue {
     drain: bool,
     abort: bool,
     relimit: bool,
+    /// One is waiting.
+    beat: bool,
 }
 
 impl Queue {
@@ -87,6 +129,7 @@ impl Queue {
             Command::Drain => !std::mem::replace(&mut self.drain, true),
             Command::Abort => !std::mem::replace(&mut self.abort, true),
             Command::Relimit => !std::mem::replace(&mut self.relimit, true),
+            Command::Beat(_) => !std::mem::replace(&mut self.beat, true),
             Command::End(id) => self.ending.len() < ENDS && self.ending.insert(*id),
             Command::Open { .. } | Command::Close { .. } => true,
         };
@@ -102,6 +145,7 @@ impl Queue {
             Command::Drain => self.drain = false,
             Command::Abort => self.abort = false,
             Command::Relimit => self.relimit = false,
+            Command::Beat(_) => self.beat = false,
             Command::End(id) => _ = self.ending.remove(id),
             Command::Open { .. } | Command::Close { .. } => {}
         }
@@ -221,6 +265,30 @@ mod tests {
             controller.send(Command::End(SessionId(id)));
         }
         assert_eq!(std::iter::from_fn(|| commands.next()).count(), ENDS);
+    }
+
+    #[test]
+    fn a_beat_tells_once_every_copy_is_gone_and_not_if_it_was_lost() {
+        let (controller, commands) = channel().expect("pair");
+        let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let beat = || {
+            let count = Arc::clone(&count);
+            Command::Beat(Beat::new(move || _ = count.fetch_add(1, Ordering::Relaxed)))
+        };
+        // a stuck loop is asked once
+        controller.send(beat());
+        controller.send(beat());
+        assert_eq!(count.load(Ordering::Relaxed), 0, "the second was not passed on");
+        let Some(Command::Beat(beat)) = commands.next() else { panic!("a beat") };
+        assert!(commands.next().is_none());
+        let copies = [beat.clone(), beat.clone()];
+        beat.passed_on();
+        drop(beat);
+        let [first, second] = copies;
+        drop(first);
+        assert_eq!(count.load(Ordering::Relaxed), 0, "one loop is stuck");
+        drop(second);
+        assert_eq!(count.load(Ordering::Relaxed), 1);
     }
 
     #[test]

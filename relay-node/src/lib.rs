@@ -35,6 +35,7 @@ pub mod endpoint;
 pub mod failure;
 #[cfg(feature = "testing")]
 pub mod fuzz;
+mod handed;
 pub mod inherited;
 mod interface;
 pub mod listen;

@@ -4,12 +4,14 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use relay_migration::SocketPath;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::endpoint::{Endpoint, Host, HostPort};
+use crate::handed::HandedSocket;
 use crate::inherited::Inherited;
 use crate::place::Place;
 use crate::resolve;
@@ -62,6 +64,12 @@ impl Listener {
         self._file.as_ref().map(SocketFile::id)
     }
 
+    /// What it takes to hand it over to a successor. Does not keep it open.
+    pub(crate) fn hand(&self) -> Hand {
+        let left = self._file.as_ref().map(|file| Arc::clone(file.left()));
+        Hand { socket: Arc::downgrade(&self.socket), left, file: self.file_id() }
+    }
+
     /// What to wait at.
     #[must_use]
     pub const fn socket(&self) -> &Arc<Socket> {
@@ -86,6 +94,32 @@ impl Listener {
             options.set(&socket)?;
         }
         Ok((socket, Peer::of(&address)))
+    }
+}
+
+/// A listener that a loop has, to be handed over to a successor.
+#[derive(Clone, Debug)]
+pub(crate) struct Hand {
+    socket: Weak<Socket>,
+    left: Option<Arc<AtomicBool>>,
+    file: Option<FileId>,
+}
+
+impl Hand {
+    /// Another descriptor of it, and its file; none if it is closed by now.
+    ///
+    /// # Errors
+    /// As dup(2).
+    pub(crate) fn copy(&self) -> io::Result<Option<(OwnedFd, Option<FileId>)>> {
+        let Some(socket) = self.socket.upgrade() else { return Ok(None) };
+        Ok(Some((socket.try_clone()?.into(), self.file)))
+    }
+
+    /// Its file belongs to the successor.
+    pub(crate) fn leave(&self) {
+        if let Some(left) = &self.left {
+            left.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -184,6 +218,42 @@ fn listen_tcp(
     }
     let bound = bound_address(&socket)?;
     Ok(Listener { _file: None, socket: Arc::new(socket), local: kind(bound.into()), accepted: None })
+}
+
+/// Makes a TCP listener of one that a predecessor handed over.
+///
+/// # Errors
+/// `InvalidInput` if it is none.
+pub(crate) fn take_over_tcp(
+    handed: HandedSocket,
+    options: TcpOptions,
+    kind: fn(HostPort) -> Endpoint,
+) -> io::Result<Listener> {
+    let listener = adopt(handed.fd, options)?;
+    let local = kind(bound_address(&listener.socket)?.into());
+    Ok(Listener { local, ..listener })
+}
+
+/// The same for a unix socket beneath a base directory, with its file.
+///
+/// # Errors
+/// `NotFound` if another file has taken the place of its file.
+pub(crate) fn take_over_beneath(handed: HandedSocket, path: &SocketPath) -> io::Result<Listener> {
+    let file = handed.file.map(|id| SocketFile::adopt(Place::make(path)?, id)).transpose()?;
+    let local = Endpoint::Unix(path.as_path().to_owned());
+    Ok(Listener { _file: file, local, ..adopt(handed.fd, TcpOptions::default())? })
+}
+
+/// The same for one whose name is taken as it is.
+///
+/// # Errors
+/// As [`take_over_beneath`].
+pub(crate) fn take_over(handed: HandedSocket, at: &Endpoint) -> io::Result<Listener> {
+    let file = match (at, handed.file) {
+        (Endpoint::Unix(path), Some(id)) => Some(SocketFile::adopt_at(path, id)?),
+        _ => None,
+    };
+    Ok(Listener { _file: file, local: at.clone(), ..adopt(handed.fd, TcpOptions::default())? })
 }
 
 fn bound_address(socket: &Socket) -> io::Result<SocketAddr> {

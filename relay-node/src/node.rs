@@ -12,6 +12,7 @@ mod network;
 pub(crate) mod pods;
 mod printer;
 mod state;
+mod takeover;
 
 use std::fmt;
 use std::io;
@@ -20,6 +21,7 @@ use std::thread;
 use std::time::Duration;
 
 use relay_core::Instant;
+use relay_migration::api::{ApiError, Call};
 use relay_migration::reconcile::{self, Reconciler};
 use relay_migration::registry::{Config, Registry, Request};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -29,7 +31,7 @@ use crate::cli::Node;
 use crate::control::{self, Command, Commands};
 use crate::crowd::Crowded;
 use crate::inherited::Inherited;
-use crate::listen::{ListenOptions, Rights, listen};
+use crate::listen::{ListenOptions, Rights, listen, take_over};
 use crate::logging::say;
 use crate::observer::{LogObserver, Observer, SessionEnded};
 use crate::opening::Failed;
@@ -46,7 +48,8 @@ use manager::{Manager, Parts};
 use metrics::Counters;
 use network::Networks;
 use printer::Printer;
-use state::State;
+use state::{By, State};
+use takeover::{Estate, Legacy};
 
 /// Migrations at once, both sides counted. Each has up to three listeners, and those are descriptors.
 const MIGRATIONS_MAX: usize = 16_384;
@@ -70,14 +73,17 @@ pub(crate) fn run(
     let ((to_loops, commands), (wishes, wished)) = (pair()?, pair()?);
     let (post, inbox) = inbox::inbox().map_err(|e| Failed::at("could not make a socket pair", e))?;
     watch_signals(wishes)?;
+    let mut legacy = asked.takeover.as_ref().map(Legacy::ask_for).transpose()?;
     let sessions = SessionTable::new();
-    let (process, per_key) = (asked.serving.bandwidth, asked.bandwidth_per_key);
-    sessions.bandwidth().set(Rates { process, per_key, ..Rates::default() });
+    sessions.bandwidth().set(rates(asked, legacy.as_ref()));
     let counters = Arc::new(Counters::default());
     let at = &asked.control;
     let options = ListenOptions { rights: control_rights(asked), ..ListenOptions::default() };
-    let listener = listen(at, &options, &mut inherited)
-        .map_err(|e| Failed::at(format_args!("cannot listen on {at}"), e))?;
+    let listener = match legacy.as_mut().and_then(|legacy| legacy.take_control(at)) {
+        Some(handed) => take_over(handed, at),
+        None => listen(at, &options, &mut inherited),
+    };
+    let listener = listener.map_err(|e| Failed::at(format_args!("cannot listen on {at}"), e))?;
     let local = listener.local().clone();
 
     let networks = Networks::new(asked.bind.clone(), asked.advertise, sessions.clock().now());
@@ -86,10 +92,11 @@ pub(crate) fn run(
         holder: asked.holder,
         mode: asked.rights.mode,
         origin: networks.origin(),
+        handed: legacy.as_ref().map(|legacy| legacy.handed.clone()).unwrap_or_default(),
         ..Site::new(tls, asked.serving)
     };
     let config = Config { range: asked.range, max: MIGRATIONS_MAX, ..Config::new(networks.network()) };
-    let (state, restored) = load_state(asked)?;
+    let (state, restored) = load_state(asked, legacy.as_mut())?;
     let (reconciler, feed, printer) = objects(asked, &post)?;
     let manager = Manager::new(Parts {
         registry: Registry::new(config),
@@ -105,13 +112,24 @@ pub(crate) fn run(
         drain_timeout: asked.serving.timeouts.drain,
     });
     let clients = Clients::new(listener, asked.allowed.clone());
-    let desk = Desk { manager, clients, feed, inbox, wished, counters: Arc::clone(&counters) };
+    let desk = Desk {
+        manager,
+        clients,
+        feed,
+        inbox,
+        post: post.clone(),
+        wished,
+        counters: Arc::clone(&counters),
+        legacy,
+    };
     let managing = thread::Builder::new()
         .name("manager".to_owned())
         .spawn(move || desk.work(restored))
         .map_err(|e| Failed::at("could not start the manager's thread", e))?;
-    say(&format!("listening {local}"));
-    service::ready();
+    if asked.takeover.is_none() {
+        say(&format!("listening {local}"));
+        service::ready();
+    }
     let server = Server {
         limits: descriptors::limits(asked.serving.max_sessions),
         routes: Vec::new(),
@@ -139,11 +157,29 @@ fn control_rights(asked: &Node) -> Rights {
     Rights { mode, owner: None }
 }
 
-fn load_state(asked: &Node) -> Result<(Option<State>, Vec<Request>), Failed> {
-    let Some(directory) = &asked.state_dir else { return Ok((None, Vec::new())) };
+/// What the command line says, and otherwise what is in force with the predecessor.
+fn rates(asked: &Node, legacy: Option<&Legacy>) -> Rates {
+    let former = legacy.map(|legacy| legacy.rates.clone()).unwrap_or_default();
+    Rates {
+        process: asked.serving.bandwidth.or(former.process),
+        per_key: asked.bandwidth_per_key.or(former.per_key),
+        keys: former.keys,
+    }
+}
+
+/// The state, and what is to be restored.
+type Restored = (Option<State>, Vec<(By, Request)>);
+
+/// What is to be restored is a running predecessor's if there is one, and else of the state of a former one.
+fn load_state(asked: &Node, legacy: Option<&mut Legacy>) -> Result<Restored, Failed> {
+    let mut legacy = legacy;
+    let handed = legacy.as_mut().map(|legacy| std::mem::take(&mut legacy.requests));
+    let Some(directory) = &asked.state_dir else { return Ok((None, handed.unwrap_or_default())) };
     let what = format!("the state directory {}", directory.display());
-    let (state, restored) = State::load(directory).map_err(|e| Failed::at(what, e))?;
-    Ok((Some(state), restored))
+    let lock = legacy.and_then(|legacy| legacy.take_lock(directory));
+    let (state, restored) = State::load(directory, lock).map_err(|e| Failed::at(what, e))?;
+    let restored = restored.into_iter().map(|request| (By::Api, request)).collect();
+    Ok((Some(state), handed.unwrap_or(restored)))
 }
 
 type Objects = (Option<Reconciler>, Option<Feed>, Option<Printer>);
@@ -203,14 +239,21 @@ struct Desk {
     clients: Clients,
     feed: Option<Feed>,
     inbox: Inbox,
+    post: Post,
     wished: Commands,
     counters: Arc<Counters>,
+    /// Until all of it is ours.
+    legacy: Option<Legacy>,
 }
 
 impl Desk {
     /// Until the loops are through; whether that was because everything was to end at once.
-    fn work(mut self, restored: Vec<Request>) -> bool {
+    fn work(mut self, restored: Vec<(By, Request)>) -> bool {
         self.manager.restore(restored);
+        if self.legacy.is_some() {
+            let post = self.post.clone();
+            self.manager.beat(move || post.tell(|news| news.running = true));
+        }
         loop {
             let more = self.objects();
             let now = self.manager.now();
@@ -230,6 +273,12 @@ impl Desk {
             if news.over {
                 return self.manager.is_aborted();
             }
+            if news.running {
+                self.take_over();
+            }
+            if let Some(handed) = news.handed {
+                self.handed(handed);
+            }
             for route in news.closed {
                 self.manager.closed(route);
             }
@@ -240,7 +289,11 @@ impl Desk {
                 match wish {
                     Command::Drain => self.manager.drain(),
                     Command::Abort => self.manager.abort(),
-                    Command::Open { .. } | Command::Close { .. } | Command::End(_) | Command::Relimit => {}
+                    Command::Open { .. }
+                    | Command::Close { .. }
+                    | Command::End(_)
+                    | Command::Beat(_)
+                    | Command::Relimit => {}
                 }
             }
             if ready.network {
@@ -262,7 +315,64 @@ impl Desk {
             if flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
                 && let Some(call) = self.clients.read(*id, now, &self.counters)
             {
-                self.manager.call(*id, call);
+                self.call(*id, call);
+            }
+        }
+    }
+
+    fn call(&mut self, id: manager::ClientId, call: Call) {
+        let Call::TakeOver = call else { return self.manager.call(id, call) };
+        let offered = match self.clients.listener() {
+            Some(listener) => self.manager.offer(listener),
+            None => Err(ApiError::unavailable("another process has taken over")),
+        };
+        match offered {
+            Ok(estate) => self.hand_over(id, estate),
+            Err(refused) => self.manager.refuse(id, &refused),
+        }
+    }
+
+    /// Everything is ours: what a predecessor still has of it, it may close.
+    fn take_over(&mut self) {
+        let Some(legacy) = self.legacy.take() else { return };
+        legacy.confirm();
+        if let Some(listener) = self.clients.listener() {
+            say(&format!("listening {}", listener.local()));
+        }
+        service::ready();
+    }
+
+    fn hand_over(&mut self, id: manager::ClientId, estate: Estate) {
+        let Some((socket, process)) = self.clients.detach(id) else { return self.manager.keep() };
+        log::info!(process; "another process asks to take over");
+        let post = self.post.clone();
+        let passing = move || {
+            let handed = estate.pass_on(socket);
+            if handed.is_ok() {
+                service::succeeded_by(process);
+            }
+            post.tell(|news| news.handed = Some(handed));
+        };
+        if let Err(error) = thread::Builder::new().name("takeover".to_owned()).spawn(passing) {
+            log::error!(error:%; "could not start a thread");
+            self.manager.keep();
+        }
+    }
+
+    fn handed(&mut self, handed: Result<bool, String>) {
+        match handed {
+            Ok(has_control) => {
+                log::info!("another process has taken over; what is open here goes on to its end");
+                if has_control && let Some(listener) = self.clients.listener() {
+                    listener.hand().leave();
+                }
+                self.clients.close();
+                self.feed = None;
+                self.manager.let_go();
+            }
+            Err(why) => {
+                log::warn!(why = why.as_str(); "the other process has not taken over; all goes on as before");
+                self.manager.keep();
             }
         }
     }
@@ -277,7 +387,7 @@ impl Desk {
             let now = self.manager.now();
             for (id, answer) in answers {
                 if let Some(call) = self.clients.answer(id, &answer, now, &self.counters) {
-                    self.manager.call(id, call);
+                    self.call(id, call);
                 }
             }
         }
@@ -285,7 +395,8 @@ impl Desk {
 
     /// Takes objects; whether there are more already.
     fn objects(&mut self) -> bool {
-        let Some(feed) = &mut self.feed else { return false };
+        // Nothing may change meanwhile.
+        let Some(feed) = self.feed.as_mut().filter(|_| !self.manager.is_offered()) else { return false };
         for _ in 0..OBJECTS {
             match feed.next() {
                 Some(Fed::Seen(seen)) => self.manager.observe(seen),

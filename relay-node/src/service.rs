@@ -20,6 +20,13 @@ pub(crate) fn while_reloading(reload: impl FnOnce()) {
     ready();
 }
 
+/// Another process of this service is its main one from now on.
+pub(crate) fn succeeded_by(process: i32) {
+    if let Ok(process) = u32::try_from(process) {
+        tell(&[NotifyState::MainPid(process)]);
+    }
+}
+
 /// Nothing new is accepted from here on.
 pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping]);

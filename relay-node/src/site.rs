@@ -10,9 +10,12 @@ use relay_migration::registry::{Dial, Listen, OpenError};
 
 use crate::cli::Serving;
 use crate::endpoint::{Endpoint, HostPort};
+use crate::handed::Handed;
 use crate::inherited::Inherited;
 use crate::interface::SharedOrigin;
-use crate::listen::{ListenOptions, Listener, Rights, listen, listen_beneath};
+use crate::listen::{
+    ListenOptions, Listener, Rights, listen, listen_beneath, take_over_beneath, take_over_tcp,
+};
 use crate::resolve::Backend;
 use crate::server::{Label, Plan, Route};
 use crate::socket::Holder;
@@ -32,6 +35,8 @@ pub(crate) struct Site {
     pub(crate) holder: Option<Holder>,
     /// From where a source dials.
     pub(crate) origin: Option<Arc<SharedOrigin>>,
+    /// What a predecessor listened at.
+    pub(crate) handed: Handed,
 }
 
 /// Why there is no listener.
@@ -65,6 +70,7 @@ impl Site {
             zone: None,
             holder: None,
             origin: None,
+            handed: Handed::default(),
         }
     }
 
@@ -129,6 +135,19 @@ impl Site {
 
     fn listener(&self, at: &Listen, beside: bool) -> io::Result<Listener> {
         let (mode, tcp) = (self.mode, self.serving.tcp);
+        if let Some(handed) = self.handed.take(at) {
+            let kind = if self.tls.is_some() { Endpoint::Tls } else { Endpoint::Tcp };
+            let taken = match at {
+                Listen::Unix { path, .. } => take_over_beneath(handed, path),
+                Listen::Tcp { .. } => take_over_tcp(handed, tcp, kind),
+            };
+            match taken {
+                Ok(listener) => return Ok(listener),
+                Err(error) => {
+                    log::warn!(listen:% = at, error:%; "what was handed over can't be used; opened anew");
+                }
+            }
+        }
         match at {
             Listen::Unix { path, owner } => {
                 let rights = Rights { mode, owner: *owner };

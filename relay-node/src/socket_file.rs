@@ -13,9 +13,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use relay_migration::SocketPath;
 use relay_migration::registry::Owner;
+use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::place::{self, Place};
@@ -48,6 +51,8 @@ pub(crate) struct SocketFile {
     id: FileId,
     /// What the path goes through, if it does.
     _directory: Option<OwnedFd>,
+    /// It belongs to a successor by now.
+    left: Arc<AtomicBool>,
 }
 
 /// Which file it is, whatever its name.
@@ -60,6 +65,32 @@ pub(crate) struct FileId {
 impl SocketFile {
     pub(crate) const fn id(&self) -> FileId {
         self.id
+    }
+
+    /// Once it is set, the file is not removed: it is somebody else's.
+    pub(crate) fn left(&self) -> &Arc<AtomicBool> {
+        &self.left
+    }
+
+    /// The file that a predecessor made at this place, from now on ours to remove.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not there (any more).
+    pub(crate) fn adopt(place: Place, id: FileId) -> io::Result<Self> {
+        let mut file = Self::adopt_at(place.path(), id)?;
+        file._directory = Some(place.into_directory());
+        Ok(file)
+    }
+
+    /// The same by its name.
+    ///
+    /// # Errors
+    /// As [`adopt`](Self::adopt).
+    pub(crate) fn adopt_at(path: &Path, id: FileId) -> io::Result<Self> {
+        if FileId::of(&fs::symlink_metadata(path)?) != id {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "somebody put another file in its place"));
+        }
+        Ok(Self { path: path.to_owned(), id, _directory: None, left: Arc::default() })
     }
 }
 
@@ -76,6 +107,16 @@ impl FileId {
         chown(place::through(&file), Some(owner.uid), Some(owner.gid))
     }
 
+    /// To be told to another process.
+    pub(crate) const fn numbers(self) -> [u64; 2] {
+        [self.device, self.inode]
+    }
+
+    /// As another process told it.
+    pub(crate) fn of_numbers(value: &Value) -> Option<Self> {
+        Some(Self { device: value[0].as_u64()?, inode: value[1].as_u64()? })
+    }
+
     fn of(metadata: &Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }
@@ -83,6 +124,9 @@ impl FileId {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        if self.left.load(Ordering::Relaxed) {
+            return;
+        }
         let ours = fs::symlink_metadata(&self.path).is_ok_and(|found| FileId::of(&found) == self.id);
         if ours && let Err(error) = fs::remove_file(&self.path) {
             log::warn!(path:% = self.path.display(), error:%; "socket file left behind");
@@ -137,7 +181,12 @@ fn settle(path: &Path, rights: Rights) -> io::Result<SocketFile> {
     if !metadata.file_type().is_socket() {
         return Err(io::Error::other("the socket file was replaced while it was being made"));
     }
-    let made = SocketFile { path: path.to_owned(), id: FileId::of(&metadata), _directory: None };
+    let made = SocketFile {
+        path: path.to_owned(),
+        id: FileId::of(&metadata),
+        _directory: None,
+        left: Arc::default(),
+    };
     // O_PATH descriptors take no fchmod(2); the magic link names the very same inode (proc(5)).
     let same = format!("/proc/self/fd/{}", file.as_raw_fd());
     if let Some(owner) = rights.owner {

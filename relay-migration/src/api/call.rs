@@ -39,6 +39,8 @@ pub enum Call {
     Limits,
     /// How fast from now on.
     SetLimits(LimitsWish),
+    /// Hand everything that listens over to the process that asks.
+    TakeOver,
     /// Take nothing new and wait, so long if it is said.
     Drain(Option<Duration>),
     /// Is the process alive.
@@ -137,6 +139,7 @@ pub fn parse(method: &str, path: &str, body: &[u8]) -> Result<Call, ApiError> {
             }
         }
         ["v1", "limits"] => limits(method, body),
+        ["v1", "takeover"] => without_body(only(method, "POST", Call::TakeOver)?, body),
         ["v1", "drain"] => drain(only(method, "POST", ())?, body),
         ["healthz"] => without_body(only(method, "GET", Call::Health)?, body),
         ["readyz"] => without_body(only(method, "GET", Call::Ready)?, body),

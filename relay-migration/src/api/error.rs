@@ -28,6 +28,12 @@ impl ApiError {
         Self::new(400, message)
     }
 
+    /// Not now.
+    #[must_use]
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(503, message)
+    }
+
     /// There is no such migration, session or address.
     #[must_use]
     pub fn not_found(what: impl fmt::Display) -> Self {

@@ -37,6 +37,8 @@ pub struct Node {
     pub advertise: Option<IpAddr>,
     /// Ports to listen on; `None` for the kernel's choice.
     pub range: Option<PortRange>,
+    /// The control socket of a process whose place is to be taken.
+    pub takeover: Option<Endpoint>,
     /// What a restart is to know.
     pub state_dir: Option<PathBuf>,
     /// Of the sockets that sources make.
@@ -89,6 +91,10 @@ pub(super) fn command(name: &str) -> Command {
                 "Keep here what a restart must know, to listen on the same ports again; as in /run/relay",
             ),
         )
+        .arg(one("takeover", "ENDPOINT", endpoint()).help(
+            "Take over what the node with this control socket listens at, the control socket included; it\n\
+             finishes what it carries and ends. If this one does not get as far, nothing changes",
+        ))
         .args(target::network_args())
         .arg(flag("plain").help("TCP in plaintext: nothing is encrypted and nobody authenticated"))
         .args(vmi_args())
@@ -161,6 +167,10 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Node, String> {
             ));
         }
     }
+    let takeover: Option<Endpoint> = given(matches, "takeover");
+    if let Some(at @ (Endpoint::Tcp(_) | Endpoint::Tls(_) | Endpoint::Fd(_))) = &takeover {
+        return Err(format!("--takeover {at}: a control socket is unix:PATH or unix:@NAME"));
+    }
     let vmis = given::<String>(matches, "name")
         .map(|node| Vmis { node, rules: given(matches, "rules").unwrap_or_default() });
     let mut rights = rights(matches);
@@ -183,6 +193,7 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Node, String> {
         advertise,
         range,
         state_dir: given(matches, "state-dir"),
+        takeover,
         rights,
         holder: given(matches, "backend-owner"),
         tls: tls_files(matches, wanted, "so is --plain")?,

@@ -46,7 +46,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Clients {
-    listener: Listener,
+    /// Until a successor has taken over.
+    listener: Option<Listener>,
     allowed: Vec<Allowed>,
     own: u32,
     clients: BTreeMap<ClientId, Client>,
@@ -82,12 +83,13 @@ struct Who {
 impl Clients {
     pub(super) fn new(listener: Listener, allowed: Vec<Allowed>) -> Self {
         let own = rustix::process::geteuid().as_raw();
-        Self { listener, allowed, own, clients: BTreeMap::new(), next_id: 0, paused: None }
+        Self { listener: Some(listener), allowed, own, clients: BTreeMap::new(), next_id: 0, paused: None }
     }
 
     /// What to wait on, and for what; `None` is the listener.
     pub(super) fn interests(&self) -> Vec<(Option<ClientId>, BorrowedFd<'_>, PollFlags)> {
-        let listener = self.paused.is_none().then(|| (None, self.listener.as_fd(), PollFlags::IN));
+        let listener = self.listener.as_ref().filter(|_| self.paused.is_none());
+        let listener = listener.map(|listener| (None, listener.as_fd(), PollFlags::IN));
         let mut interests: Vec<_> = listener.into_iter().collect();
         for (id, client) in &self.clients {
             let mut flags = PollFlags::empty();
@@ -125,7 +127,8 @@ impl Clients {
     pub(super) fn accept(&mut self, now: Instant, counters: &Counters) {
         // as many as there may be at once, and then others have their turn
         for _ in 0..CLIENTS_MAX {
-            match self.listener.accept() {
+            let Some(listener) = &self.listener else { return };
+            match listener.accept() {
                 Ok((socket, _)) => self.enter(socket, now, counters),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(e) if is_exhausted(&e) => {
@@ -163,6 +166,21 @@ impl Clients {
             Client { socket, connection, who, deadline: now + IDLE_TIME, asked: None, discarding: None };
         self.clients.insert(id, client);
         self.write(id, now);
+    }
+
+    /// A client's connection, which is no client's any more, and its process.
+    pub(super) fn detach(&mut self, id: ClientId) -> Option<(Socket, i32)> {
+        self.clients.remove(&id).map(|client| (client.socket, client.who.pid))
+    }
+
+    /// The socket where they come.
+    pub(super) const fn listener(&self) -> Option<&Listener> {
+        self.listener.as_ref()
+    }
+
+    /// Nobody comes any more; those who are here may stay.
+    pub(super) fn close(&mut self) {
+        self.listener = None;
     }
 
     fn may(&self, who: Who) -> bool {

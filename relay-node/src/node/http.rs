@@ -53,6 +53,9 @@ impl From<&ApiError> for Answer {
 
 /// RFC 9110 section 15.5.6 wants them in a field, too.
 fn allowed(message: &str) -> &'static str {
+    if message.ends_with("use GET or PUT") {
+        return "GET, PUT";
+    }
     ["GET", "DELETE", "POST"]
         .into_iter()
         .find(|method| message.ends_with(&format!("use {method}")))

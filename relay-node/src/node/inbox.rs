@@ -15,6 +15,10 @@ pub(super) struct News {
     pub(super) closed: Vec<RouteId>,
     /// A session has ended.
     pub(super) sessions: bool,
+    /// All loops run: what a predecessor left may be taken over for good.
+    pub(super) running: bool,
+    /// What became of handing over: whether the control socket went along, or why nothing did.
+    pub(super) handed: Option<Result<bool, String>>,
     /// The loops are through.
     pub(super) over: bool,
 }
@@ -102,7 +106,7 @@ mod tests {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         assert!(socket2::SockRef::from(&inbox.woken).peek(&mut byte).is_ok(), "awake");
         let closed = vec![RouteId(0), RouteId(1), RouteId(2)];
-        assert_eq!(inbox.take(), News { closed, sessions: true, over: false });
+        assert_eq!(inbox.take(), News { closed, sessions: true, ..News::default() });
         assert!(socket2::SockRef::from(&inbox.woken).peek(&mut byte).is_err(), "asleep");
         for _ in 0..1_000_000 {
             post.wake();

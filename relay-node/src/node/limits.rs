@@ -4,19 +4,22 @@ use relay_migration::api::{self, ApiError, LimitsAnswer, LimitsWish};
 
 use super::MIGRATIONS_MAX;
 use super::http::Answer;
-use crate::bandwidth::{Bandwidth, Rate};
+use crate::bandwidth::{Bandwidth, Rate, Rates};
 use crate::quantity;
 
 /// What is in force.
 pub(super) fn answer(bandwidth: &Bandwidth) -> Result<Answer, ApiError> {
-    let rates = bandwidth.rates();
+    api::to_json(&told(&bandwidth.rates())).map(Answer::json)
+}
+
+/// The same in words.
+pub(super) fn told(rates: &Rates) -> LimitsAnswer {
     let of = quantity::display_rate;
-    api::to_json(&LimitsAnswer {
+    LimitsAnswer {
         bandwidth: of(rates.process),
         bandwidth_per_key: of(rates.per_key),
         keys: rates.keys.iter().map(|(key, rate)| (key.to_string(), of(*rate))).collect(),
-    })
-    .map(Answer::json)
+    }
 }
 
 /// All of the wish, or, if something in it can't be, nothing.

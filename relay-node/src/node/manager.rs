@@ -8,6 +8,8 @@
 //! the ends of one that is over end them by themselves. `DELETE /v1/sessions/ID` ends one by force.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,9 +29,11 @@ use super::metrics::{self, Counters};
 use super::network::Networks;
 use super::pods::Pods;
 use super::printer::Printer;
-use super::state::{By, State};
-use crate::control::{Command, Controller, Sessions};
-use crate::listen::Shared;
+use super::state::{self, By, State};
+use super::takeover::{self, Estate};
+use crate::control::{Beat, Command, Controller, Sessions};
+use crate::handed::Handed;
+use crate::listen::{Hand, Listener, Shared};
 use crate::server::{Label, Plan, Route};
 use crate::sessions::{RouteId, SessionId, SessionTable};
 use crate::site::{Site, Trouble};
@@ -48,7 +52,7 @@ enum Waiter {
     Client(ClientId, Request),
     Object(Request),
     /// Asked for by a predecessor.
-    Restored(Request),
+    Restored(By, Request),
     Nobody,
 }
 
@@ -60,6 +64,8 @@ struct Open {
     file: Option<FileId>,
     /// Of a port; given up when it is to be closed.
     shared: Option<Shared>,
+    /// For a successor.
+    hand: Hand,
     /// It is to be closed, and the loop knows.
     closing: bool,
 }
@@ -95,10 +101,13 @@ pub(super) struct Manager {
     /// What objects wait for, as it was logged last.
     waits: BTreeMap<(VmiName, Side), String>,
     answers: Vec<(ClientId, Answer)>,
+    succession: Succession,
     /// The loops were told to stop.
     stopped: bool,
     /// And to end everything at once.
     aborted: bool,
+    /// When sessions that a successor has not are cut.
+    until: Option<Instant>,
 }
 
 impl Manager {
@@ -113,8 +122,10 @@ impl Manager {
             asked: BTreeMap::new(),
             waits: BTreeMap::new(),
             answers: Vec::new(),
+            succession: Succession::None,
             stopped: false,
             aborted: false,
+            until: None,
         }
     }
 
@@ -137,16 +148,26 @@ impl Manager {
     }
 
     /// What a predecessor had.
-    pub(super) fn restore(&mut self, requests: Vec<Request>) {
-        for request in requests {
-            self.request(request.clone(), Waiter::Restored(request));
+    pub(super) fn restore(&mut self, requests: Vec<(By, Request)>) {
+        for (by, request) in requests {
+            self.request(request.clone(), Waiter::Restored(by, request));
         }
+    }
+
+    /// Once every loop has shown that it runs, `then` is done.
+    pub(super) fn beat(&self, then: impl Fn() + Send + Sync + 'static) {
+        self.parts.controller.send(Command::Beat(Beat::new(then)));
     }
 
     /// A client asks. The answer comes by [`take_answers`](Self::take_answers).
     pub(super) fn call(&mut self, client: ClientId, call: Call) {
+        if let Err(refused) = self.succession.allows(&call) {
+            return self.answers.push((client, Answer::from(&refused)));
+        }
         self.count_sessions();
         let answer = match call {
+            // Its connection is needed, too: it never comes to here.
+            Call::TakeOver => Err(ApiError::bad("this can't be handed over")),
             Call::Registry(request) => {
                 let reconciler = self.parts.reconciler.as_ref().filter(|_| !self.is_clients(&request));
                 if let Some(Err(refused)) = reconciler.map(|r| r.check_client(&request)) {
@@ -167,7 +188,7 @@ impl Manager {
             Call::SetLimits(wish) => self.set_limits(&wish),
             Call::EndSession(id) => self.end_session(SessionId(id)),
             Call::Health => Ok(Answer::text(200, "text/plain", "alive\n".to_owned())),
-            Call::Ready if self.parts.registry.is_shutting_down() => {
+            Call::Ready if self.parts.registry.is_shutting_down() || self.succession == Succession::Over => {
                 Ok(Answer::text(503, "text/plain", "draining\n".to_owned()))
             }
             Call::Ready => Ok(Answer::text(200, "text/plain", "ready\n".to_owned())),
@@ -199,6 +220,10 @@ impl Manager {
     /// The operator wishes to stop: nothing new from now on, and the rest within its time.
     pub(super) fn drain(&mut self) {
         let until = self.parts.drain_timeout.map(|timeout| self.now() + timeout);
+        if self.succession == Succession::Over {
+            self.until = until;
+            return self.stop_if_over();
+        }
         self.request(Request::Shutdown { until }, Waiter::Nobody);
     }
 
@@ -217,7 +242,10 @@ impl Manager {
     pub(super) fn closed(&mut self, route: RouteId) {
         let id = ListenerId(route.0);
         let Some(open) = self.open.remove(&id) else { return };
-        if self.stopped {
+        if self.succession == Succession::Over {
+            self.stop_if_over();
+        }
+        if self.stopped || self.succession == Succession::Over {
             return;
         }
         let fact = if open.closing {
@@ -261,6 +289,13 @@ impl Manager {
 
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub(super) fn next_timeout(&self) -> Option<Instant> {
+        match self.succession {
+            Succession::None => {}
+            // Nothing may change.
+            Succession::Offered => return None,
+            // One that has ended is counted until its last byte is out, of which nobody tells.
+            Succession::Over => return self.count_next.into_iter().chain(self.until).min(),
+        }
         let registry = self.parts.registry.next_timeout().map(|(at, _)| at);
         let reconciler = self.parts.reconciler.as_ref().and_then(Reconciler::next_timeout);
         let count = (!self.counted.is_empty() || !self.parts.sessions.is_empty())
@@ -272,6 +307,14 @@ impl Manager {
     /// Does what its time has come for.
     pub(super) fn handle_timeout(&mut self) {
         let now = self.now();
+        match self.succession {
+            Succession::None => {}
+            Succession::Offered => return,
+            Succession::Over => {
+                self.count_next = Some(now + COUNT);
+                return self.stop_if_over();
+            }
+        }
         self.count_sessions();
         let events = self.parts.registry.handle_timeout(now);
         self.settle(events);
@@ -288,6 +331,9 @@ impl Manager {
     /// All that was to be waited for has ended, or its time is over: the loops may stop. What is still
     /// open then they cut, and count.
     fn stop_if_over(&mut self) {
+        if self.succession == Succession::Over {
+            return self.stop_if_left_alone();
+        }
         let registry = &self.parts.registry;
         let count = registry.open_count();
         let is_over = count.migrations == 0
@@ -323,7 +369,9 @@ impl Manager {
 
     /// Sessions have come or gone.
     pub(super) fn sessions_changed(&mut self) {
-        if self.parts.registry.is_shutting_down() {
+        if self.succession == Succession::Over {
+            self.stop_if_over();
+        } else if self.parts.registry.is_shutting_down() {
             self.count_sessions();
             self.stop_if_over();
         }
@@ -437,8 +485,8 @@ impl Manager {
                 };
                 let port = route.listener.port().unwrap_or(0);
                 let (plan, file) = (Arc::clone(&route.plan), route.listener.file_id());
-                let shared = route.listener.share();
-                self.open.insert(id, Open { plan, listen, file, shared, closing: false });
+                let (shared, hand) = (route.listener.share(), route.listener.hand());
+                self.open.insert(id, Open { plan, listen, file, shared, hand, closing: false });
                 self.parts.controller.send(Command::Open { id: RouteId(id.0), route });
                 Some(Input::Opened { id, port })
             }
@@ -513,10 +561,10 @@ impl Manager {
                         }
                     }
                     Waiter::Object(request) => self.object_answered(request, &result),
-                    Waiter::Restored(request) => match &result {
+                    Waiter::Restored(by, request) => match &result {
                         Ok(done) => {
                             tell_restored(&request, done);
-                            self.note(By::Api, request, done);
+                            self.note(by, request, done);
                         }
                         Err(why) => {
                             log::error!(error:% = why; "not restored: what was there before this process began");
@@ -614,6 +662,132 @@ impl Manager {
         let Some(publication) = reconciler.publish(name, registry, now) else { return };
         log::info!(vmi:% = publication.vmi; "{}", publication.event_message());
         printer.print(&publication.vmi, publication.to_json());
+    }
+}
+
+/// Whether another process takes this one's place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Succession {
+    None,
+    /// It has been told everything, so nothing may change.
+    Offered,
+    /// It has. What is open here goes on to its end.
+    Over,
+}
+
+impl Succession {
+    fn allows(self, call: &Call) -> Result<(), ApiError> {
+        let changes = match call {
+            Call::Registry(_) | Call::SetLimits(_) | Call::Drain(_) | Call::TakeOver => true,
+            Call::Get(_)
+            | Call::List(_)
+            | Call::Sessions
+            | Call::Limits
+            | Call::EndSession(_)
+            | Call::Health
+            | Call::Ready
+            | Call::Metrics => false,
+        };
+        match self {
+            Self::Offered if changes => {
+                Err(ApiError::unavailable("another process is taking over; ask again in a moment"))
+            }
+            Self::Over if changes => {
+                Err(ApiError::unavailable("another process has taken over; connect again, and ask that one"))
+            }
+            Self::None | Self::Offered | Self::Over => Ok(()),
+        }
+    }
+}
+
+/// Handing over.
+impl Manager {
+    /// All there is, for a successor. From now on nothing changes, until it is known whether there is one.
+    ///
+    /// # Errors
+    /// Why there can be none now.
+    pub(super) fn offer(&mut self, control: &Listener) -> Result<Estate, ApiError> {
+        self.succession.allows(&Call::TakeOver)?;
+        if self.parts.registry.is_shutting_down() {
+            return Err(ApiError::unavailable("this process is draining; it hands nothing over any more"));
+        }
+        let estate = self.estate(control).map_err(|error| {
+            ApiError::unavailable(format!("there are no copies to be had of the sockets: {error}"))
+        })?;
+        self.succession = Succession::Offered;
+        Ok(estate)
+    }
+
+    fn estate(&self, control: &Listener) -> io::Result<Estate> {
+        let mut listeners = Vec::new();
+        for open in self.open.values().filter(|open| !open.closing) {
+            let port = open.plan.listen().host_port().map_or(0, |at| at.port);
+            if let Some((socket, file)) = open.hand.copy()? {
+                listeners.push((Handed::name(&open.listen, port), socket, file));
+            }
+        }
+        let mut migrations = Vec::new();
+        for (name, (by, request)) in &self.asked {
+            if let Some((name, body)) = state::body(request, &self.ports(name)) {
+                migrations.push(takeover::migration(&name, *by, &body));
+            }
+        }
+        let limits = serde_json::to_value(limits::told(&self.parts.sessions.bandwidth().rates()))?;
+        let lock = self.parts.state.as_ref().map(State::lock);
+        Estate::new(
+            (control.local(), control.as_fd(), control.file_id()),
+            lock,
+            listeners,
+            migrations,
+            limits,
+        )
+    }
+
+    /// The ports that a target has.
+    fn ports(&self, name: &Name) -> PortMap {
+        match name.side {
+            Side::Target => self.parts.registry.target(&name.key, self.now()).map(|view| view.ports),
+            Side::Source => None,
+        }
+        .unwrap_or_default()
+    }
+
+    /// Whether it is not known yet whether there will be a successor.
+    pub(super) fn is_offered(&self) -> bool {
+        self.succession == Succession::Offered
+    }
+
+    /// A call can't be.
+    pub(super) fn refuse(&mut self, client: ClientId, why: &ApiError) {
+        self.answers.push((client, Answer::from(why)));
+    }
+
+    /// There is no successor: everything as before.
+    pub(super) fn keep(&mut self) {
+        self.succession = Succession::None;
+    }
+
+    /// The successor has everything. What is open here goes on to its end, for however long that takes.
+    pub(super) fn let_go(&mut self) {
+        self.succession = Succession::Over;
+        self.count_next = Some(self.now() + COUNT);
+        // Both are the successor's by now.
+        (self.parts.state, self.parts.reconciler) = (None, None);
+        for (id, open) in &mut self.open {
+            open.hand.leave();
+            (open.closing, open.shared) = (true, None);
+            self.parts.controller.send(Command::Close { id: RouteId(id.0), sessions: Sessions::Keep });
+        }
+        self.stop_if_over();
+    }
+
+    /// Whoever was accepted before the last listener was closed is in the table by then.
+    fn stop_if_left_alone(&mut self) {
+        let late = self.until.is_some_and(|until| self.now() >= until);
+        if !self.stopped && self.open.is_empty() && (self.parts.sessions.is_empty() || late) {
+            self.stopped = true;
+            self.parts.controller.send(Command::Drain);
+        }
     }
 }
 

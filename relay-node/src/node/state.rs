@@ -9,7 +9,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -33,12 +34,31 @@ pub(super) enum By {
 }
 
 impl By {
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Api => "api",
             Self::Vmi => "vmi",
         }
     }
+
+    /// As a value says under "by".
+    pub(super) fn of(value: &Value) -> Option<Self> {
+        match value.get("by").and_then(Value::as_str) {
+            Some("api") => Some(Self::Api),
+            Some("vmi") => Some(Self::Vmi),
+            _ => None,
+        }
+    }
+}
+
+/// What was asked for ends by itself after so long, unless it is asked for again.
+pub(super) fn lease_at_most(request: &mut Request, most: Duration) {
+    let lease = match request {
+        Request::SetTarget(asked) => &mut asked.lease,
+        Request::SetSource(asked) => &mut asked.lease,
+        Request::Delete(_) | Request::Renew(_) | Request::Shutdown { .. } => return,
+    };
+    *lease = Some(lease.map_or(most, |lease| lease.min(most)));
 }
 
 /// See the [module](self).
@@ -46,21 +66,24 @@ impl By {
 pub(super) struct State {
     directory: PathBuf,
     /// Locked for as long as this process has it open.
-    _lock: File,
+    lock: File,
     /// Ports that targets had before this process began, and which nobody has asked for yet.
     remembered: BTreeMap<Key, PortMap>,
 }
 
 impl State {
     /// Makes the directory if need be, and reads what is there: what is to be asked for again. What
-    /// can't be read is told and left alone.
+    /// can't be read is told and left alone. `handed` is the lock, if a predecessor has handed it over.
     ///
     /// # Errors
     /// If the directory can't be made, read or written to, or another process has it.
-    pub(super) fn load(directory: &Path) -> io::Result<(Self, Vec<Request>)> {
+    pub(super) fn load(directory: &Path, handed: Option<OwnedFd>) -> io::Result<(Self, Vec<Request>)> {
         fs::create_dir_all(directory)?;
-        let lock = lock(directory)?;
-        let mut state = Self { directory: directory.to_owned(), _lock: lock, remembered: BTreeMap::new() };
+        let lock = match handed {
+            Some(lock) => held(File::from(lock))?,
+            None => lock(directory)?,
+        };
+        let mut state = Self { directory: directory.to_owned(), lock, remembered: BTreeMap::new() };
         let mut requests = Vec::new();
         let mut names: Vec<_> = fs::read_dir(directory)?.flatten().map(|entry| entry.path()).collect();
         names.sort();
@@ -96,6 +119,11 @@ impl State {
         } else {
             let _ = fs::remove_file(path);
         }
+    }
+
+    /// The directory and its lock, for a successor.
+    pub(super) fn lock(&self) -> (&Path, BorrowedFd<'_>) {
+        (&self.directory, self.lock.as_fd())
     }
 
     /// The ports that this target had, once.
@@ -154,14 +182,19 @@ fn lock(directory: &Path) -> io::Result<File> {
         }
         Err(error) => return Err(error.into()),
     }
-    // for people, and for the message above
+    held(file)
+}
+
+/// Notes in it who holds it: for people, and for the message above.
+fn held(mut file: File) -> io::Result<File> {
     file.set_len(0)?;
+    file.rewind()?;
     writeln!(file, "{}", std::process::id())?;
     Ok(file)
 }
 
 /// Whose it is, and the body of the call that asks for it again.
-fn body(request: &Request, ports: &PortMap) -> Option<(Name, Value)> {
+pub(super) fn body(request: &Request, ports: &PortMap) -> Option<(Name, Value)> {
     let seconds = |lease: Option<Duration>| lease.map(|lease| lease.as_secs());
     match request {
         Request::SetTarget(asked) => Some((
@@ -187,11 +220,7 @@ fn read(path: &Path) -> Result<(By, Request), String> {
     let (side, key) = stem.split_once('-').ok_or("its name is not SIDE-KEY.json")?;
     let text = fs::read(path).map_err(|error| error.to_string())?;
     let value: Value = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
-    let by = match value.get("by").and_then(Value::as_str) {
-        Some("api") => By::Api,
-        Some("vmi") => By::Vmi,
-        _ => return Err("it does not say by whom it was asked for".to_owned()),
-    };
+    let by = By::of(&value).ok_or("it does not say by whom it was asked for")?;
     let put = value.get("put").map(ToString::to_string).unwrap_or_default();
     match api::parse("PUT", &format!("/v1/{side}s/{key}"), put.as_bytes()) {
         Ok(Call::Registry(request)) => Ok((by, request)),
@@ -215,7 +244,7 @@ mod tests {
     #[test]
     fn what_was_asked_for_comes_back_with_its_ports() {
         let dir = Scratch::new();
-        let (state, found) = State::load(&dir.path("new/one")).expect("made");
+        let (state, found) = State::load(&dir.path("new/one"), None).expect("made");
         assert!(found.is_empty());
         let target = request("target", "a-b.c", r#"{"backends":{"0":"/q","49152":"/r"},"lease_s":60}"#);
         let source = request(
@@ -230,7 +259,7 @@ mod tests {
         state.put(By::Vmi, &other, &r#"{"9":0}"#.parse().expect("ports"));
 
         drop(state);
-        let (mut state, found) = State::load(&dir.path("new/one")).expect("there");
+        let (mut state, found) = State::load(&dir.path("new/one"), None).expect("there");
         let mut kept = target;
         if let Request::SetTarget(asked) = &mut kept {
             asked.keep = ports;
@@ -250,14 +279,14 @@ mod tests {
     #[test]
     fn a_directory_has_one_daemon_at_a_time() {
         let dir = Scratch::new();
-        let first = State::load(dir.root()).expect("made");
-        let error = State::load(dir.root()).expect_err("in use").to_string();
+        let first = State::load(dir.root(), None).expect("made");
+        let error = State::load(dir.root(), None).expect_err("in use").to_string();
         let process = std::process::id();
         assert!(error.contains(&format!("another daemon, process {process}, uses it")), "{error}");
         drop(first);
         // a killed one's lock is nobody's, whatever the file says
         fs::write(dir.path("lock"), "1").expect("write");
-        State::load(dir.root()).expect("free again");
+        State::load(dir.root(), None).expect("free again");
         assert_eq!(fs::read_to_string(dir.path("lock")).expect("read"), format!("{process}\n"));
     }
 
@@ -272,22 +301,22 @@ mod tests {
         write("target-who.json", r#"{"by":"me","put":{"backends":{"0":"/q"}}}"#);
         write("target-left.new", "{");
         write("README", "not ours");
-        let (_, found) = State::load(dir.root()).expect("read");
+        let (_, found) = State::load(dir.root(), None).expect("read");
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(!dir.path("target-left.new").exists() && dir.path("target-half.json").exists());
-        assert!(State::load(&dir.path("README")).is_err(), "no directory");
+        assert!(State::load(&dir.path("README"), None).is_err(), "no directory");
     }
 
     #[test]
     fn ports_that_nobody_came_back_for_are_forgotten_after_a_day() {
         let dir = Scratch::new();
-        let (state, _) = State::load(dir.root()).expect("made");
+        let (state, _) = State::load(dir.root(), None).expect("made");
         state.put(By::Vmi, &request("target", "vmi", r#"{"backends":{"0":"/q"}}"#), &PortMap::default());
         let file = fs::File::options().write(true).open(dir.path("target-vmi.json")).expect("open");
         let before = SystemTime::now() - REMEMBERED - Duration::from_secs(60);
         file.set_modified(before).expect("utimes");
         drop(state);
-        let (mut state, _) = State::load(dir.root()).expect("read");
+        let (mut state, _) = State::load(dir.root(), None).expect("read");
         assert_eq!(state.take_ports(&"vmi".parse().expect("key")), None);
         assert!(!dir.path("target-vmi.json").exists());
     }

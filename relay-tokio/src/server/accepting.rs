@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use relay_core::admission::ListenerId;
 use relay_core::{Instant, Stop};
 use relay_node::acceptor::{Accepted, Acceptor, Host, Report, Which};
+use relay_node::control::Beat;
 use relay_node::listen::Listener;
 use relay_node::{RouteId, ServeError, Server, SessionId};
 use relay_sys::Edges;
@@ -180,6 +181,13 @@ impl Host for Tasks {
     fn stop(&mut self, stop: Stop) {
         for handle in self.sessions.values() {
             handle.mail.send(ToSession::Stop(stop));
+        }
+    }
+
+    /// There are no loops that could be asked, but tasks: of one that is stuck the message stays where it is.
+    fn beat(&mut self, beat: &Beat) {
+        for handle in self.sessions.values() {
+            handle.mail.send(ToSession::Beat(beat.clone()));
         }
     }
 

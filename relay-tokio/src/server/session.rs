@@ -9,6 +9,7 @@ use relay_core::admission::Stranger;
 use relay_core::{Failure, Instant, Leg, Outcome, PerLeg, Pumped, Ready, Stop};
 use relay_node::acceptor::{Accepted, Report};
 use relay_node::closing::{self, Closing};
+use relay_node::control::Beat;
 use relay_node::failure::failure;
 use relay_node::live::{self, Live};
 use relay_node::pipes::Stock;
@@ -28,12 +29,14 @@ thread_local! {
 }
 
 /// From the acceptor.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum ToSession {
     /// It is this one's turn to be dialed, as it were since then.
     Dial(Instant),
     /// It has to make room for others.
     Evict,
+    /// To be let go.
+    Beat(Beat),
     /// The limits of the rate have changed.
     Relimit,
     /// The operator's wish, for this one.
@@ -147,6 +150,7 @@ impl Session {
         match message {
             ToSession::Dial(since) => live.may_dial(since, &mut self.desk),
             ToSession::Evict => live.evict(now),
+            ToSession::Beat(beat) => drop(beat),
             ToSession::Relimit => live.relimit(),
             ToSession::Abort => live.stop(now, Stop::Abort),
             ToSession::Stop(stop) => live.stop(now, stop),

@@ -26,3 +26,5 @@ mod reload;
 mod resets;
 #[path = "service.rs"]
 mod service;
+#[path = "takeover.rs"]
+mod takeover;
