@@ -33,7 +33,9 @@ pub(crate) fn limits(wished: Option<usize>) -> Limits {
     }
     let sessions = wished.unwrap_or(default.sessions).min(within);
     // Half of them stay for those who have proved who they are, or need not.
-    Limits { sessions, strangers: default.strangers.min(sessions.div_ceil(2)), ..default }
+    let strangers = default.strangers.min(sessions.div_ceil(2));
+    log::info!(descriptors = raise(), max_sessions = sessions, unauthenticated = strangers; "limits");
+    Limits { sessions, strangers, ..default }
 }
 
 #[cfg(test)]

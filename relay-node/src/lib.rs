@@ -51,6 +51,7 @@ mod program;
 pub mod quantity;
 pub mod reserve;
 pub mod resolve;
+mod secrets;
 pub mod server;
 mod service;
 pub mod sessions;

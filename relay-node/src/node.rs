@@ -289,11 +289,8 @@ impl Desk {
                 match wish {
                     Command::Drain => self.manager.drain(),
                     Command::Abort => self.manager.abort(),
-                    Command::Open { .. }
-                    | Command::Close { .. }
-                    | Command::End(_)
-                    | Command::Beat(_)
-                    | Command::Relimit => {}
+                    Command::Beat(beat) => self.manager.pass_beat(beat),
+                    Command::Open { .. } | Command::Close { .. } | Command::End(_) | Command::Relimit => {}
                 }
             }
             if ready.network {

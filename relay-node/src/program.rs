@@ -18,6 +18,7 @@ use crate::logging::{self, complain, say};
 use crate::node;
 use crate::observer::LogObserver;
 use crate::opening::{self, Failed, Opening};
+use crate::secrets;
 use crate::server::{self, Runtime, Served, Server};
 use crate::service;
 use crate::sessions::SessionTable;
@@ -158,6 +159,7 @@ fn serve_node(runtime: &impl Runtime, asked: &Node, inherited: Inherited) -> Res
 fn begin(serving: &Serving, files: Option<&TlsFiles>) -> Result<Option<Arc<Tls>>, Failed> {
     logging::start(serving.log_format, LevelFilter::Info);
     let Some(files) = files else { return Ok(None) };
+    secrets::keep();
     let watched = Watch::new(files.paths());
     let tls = Arc::new(Tls::load(files.clone()).map_err(|e| Failed::at("TLS", e))?);
     let watching = Arc::clone(&tls);
@@ -173,7 +175,9 @@ fn stopped(served: Served) {
     );
 }
 
+/// What comes from outside: signals, and a service manager's wish to see that we go on.
 fn listen_for_signals(controller: Controller, tls: Option<Arc<Tls>>) -> Result<(), Failed> {
+    service::watch(controller.clone()).map_err(|e| Failed::at("could not start a thread", e))?;
     let hangup: Reload = Box::new(move || match &tls {
         Some(tls) => service::while_reloading(|| reload(tls, "SIGHUP")),
         None => log::info!("nothing to reload"),

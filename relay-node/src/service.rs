@@ -1,7 +1,13 @@
 //! What a service manager is told, if one asked to be (sd_notify(3)): that we listen, reload, stop.
 //! Without `NOTIFY_SOCKET` in the environment nobody is told anything.
 
+use std::io;
+use std::thread;
+use std::time::Duration;
+
 use sd_notify::NotifyState;
+
+use crate::control::{Beat, Command, Controller};
 
 /// Every listener accepts.
 pub(crate) fn ready() {
@@ -18,6 +24,24 @@ pub(crate) fn while_reloading(reload: impl FnOnce()) {
     }
     reload();
     ready();
+}
+
+/// Shows a manager that wants it (`WatchdogSec=`) that all loops go on, for as long as they do: they are asked three
+/// times in its time, and it is told when the last one has come to the question. A loop that is stuck, or a
+/// manager's thread before it, leaves it unanswered.
+///
+/// # Errors
+/// If the thread that asks can't be started.
+pub(crate) fn watch(controller: Controller) -> io::Result<()> {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return Ok(()) };
+    let pause = (limit / 3).max(Duration::from_millis(1));
+    let ask = move || {
+        loop {
+            controller.send(Command::Beat(Beat::new(|| tell(&[NotifyState::Watchdog]))));
+            thread::sleep(pause);
+        }
+    };
+    thread::Builder::new().name("watchdog".to_owned()).spawn(ask).map(|_| ())
 }
 
 /// Another process of this service is its main one from now on.

@@ -35,6 +35,7 @@ use crate::control::{Beat, Command, Controller, Sessions};
 use crate::handed::Handed;
 use crate::listen::{Hand, Listener, Shared};
 use crate::server::{Label, Plan, Route};
+use crate::service;
 use crate::sessions::{RouteId, SessionId, SessionTable};
 use crate::site::{Site, Trouble};
 use crate::socket_file::FileId;
@@ -154,6 +155,11 @@ impl Manager {
         }
     }
 
+    /// Somebody wants to know whether all goes on.
+    pub(super) fn pass_beat(&self, beat: Beat) {
+        self.parts.controller.send(Command::Beat(beat));
+    }
+
     /// Once every loop has shown that it runs, `then` is done.
     pub(super) fn beat(&self, then: impl Fn() + Send + Sync + 'static) {
         self.parts.controller.send(Command::Beat(Beat::new(then)));
@@ -177,6 +183,7 @@ impl Manager {
                 return self.request(request.clone(), Waiter::Client(client, request));
             }
             Call::Drain(timeout) => {
+                service::stopping();
                 let until = timeout.or(self.parts.drain_timeout).map(|timeout| self.now() + timeout);
                 let request = Request::Shutdown { until };
                 return self.request(request.clone(), Waiter::Client(client, request));

@@ -367,6 +367,15 @@ impl Relay {
         Duration::from_millis((ticks(11) + ticks(12)) * 1000 / per_second)
     }
 
+    /// Its limits (proc(5)).
+    ///
+    /// # Panics
+    /// If it is gone.
+    #[must_use]
+    pub fn limits(&self) -> String {
+        self.proc("limits")
+    }
+
     /// How many descriptors it has open.
     ///
     /// # Panics

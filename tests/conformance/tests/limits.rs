@@ -283,3 +283,39 @@ fn a_slow_handshake_has_a_fair_time_in_a_flood() {
     drop(rig.sink.accept());
     drop(strangers);
 }
+
+/// Busy or not: after its time a session is over, and its line says why.
+#[test]
+fn nobody_stays_longer_than_a_lifetime() {
+    for road in [Road::single(Kind::Tcp, Kind::Tcp), Road::MIGRATION] {
+        let rig = Rig::with(road, &["--max-lifetime", "700ms"]);
+        let start = Instant::now();
+        let (busy, server) = rig.connect();
+        let (quiet, quiet_server) = rig.connect();
+        thread::scope(|scope| {
+            scope.spawn(|| while busy.write_all(&[1; 10_000]).is_ok() {});
+            scope.spawn(|| while server.read(&mut [0; 10_000]).is_ok_and(|count| count > 0) {});
+        });
+        assert!(quiet.read(&mut [0; 10]).is_ok_and(|count| count == 0) || start.elapsed().as_millis() >= 700);
+        assert!(start.elapsed() >= Duration::from_millis(700), "cut early");
+        rig.relays[0].log().ended(2);
+        let text = rig.relays[0].log().text();
+        assert_eq!(text.matches("timeout-lifetime").count(), 4, "both directions of both: {text}");
+        drop((quiet, quiet_server));
+        rig.finish();
+    }
+}
+
+/// What a relay may have is told at the start, and a core dump is not among it where there are keys.
+#[test]
+fn limits_are_told_and_keys_stay_in_memory() {
+    let rig = Rig::with(Road::single(Kind::Tls, Kind::Unix), &["--max-sessions", "7"]);
+    rig.relays[0].log().wait_for(r#""max_sessions":7"#);
+    let text = rig.relays[0].log().text();
+    let line = text.lines().find(|line| line.contains(r#""max_sessions":7"#)).expect("a line");
+    assert!(line.contains(r#""descriptors":"#) && line.contains(r#""unauthenticated":4"#), "{line}");
+    let limits = rig.relays[0].limits();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+    rig.finish();
+}

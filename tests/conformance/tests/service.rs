@@ -23,6 +23,23 @@ impl Manager {
     }
 }
 
+/// As long as all loops go on, and no thread that goes on without them.
+#[test]
+fn the_watchdog_is_told_that_all_loops_go_on() {
+    let scratch = Scratch::new();
+    let manager = Manager::new(&scratch);
+    let mut relay = Setup::new(&scratch.unix("front"), "tcp:127.0.0.1:1")
+        .options(&["--threads", "3"])
+        .variable("NOTIFY_SOCKET", scratch.path("notify").to_str().expect("a name"))
+        .variable("WATCHDOG_USEC", "300000")
+        .spawn();
+    let told: Vec<String> = (0..6).map(|_| manager.told()).collect();
+    let count = |what: &str| told.iter().filter(|message| *message == what).count();
+    assert_eq!((count("READY=1\n"), count("WATCHDOG=1\n")), (1, 5), "{told:?}");
+    relay.signal(Signal::TERM);
+    assert_eq!(relay.exit_code(), Some(0));
+}
+
 #[test]
 fn the_service_manager_is_told_when_it_listens_reloads_and_stops() {
     let scratch = Scratch::new();
