@@ -22,6 +22,7 @@
 pub mod acceptor;
 mod advice;
 pub mod bandwidth;
+mod census;
 mod check;
 pub mod cli;
 pub mod clock;
@@ -41,6 +42,10 @@ pub mod listen;
 pub mod live;
 mod log_queue;
 pub mod logging;
+#[cfg(any(test, feature = "testing"))]
+pub mod metrics;
+#[cfg(not(any(test, feature = "testing")))]
+mod metrics;
 mod node;
 pub mod observer;
 mod opening;
@@ -58,6 +63,7 @@ mod site;
 pub mod socket;
 mod socket_file;
 mod status;
+pub mod tally;
 #[cfg(test)]
 mod testing;
 pub mod timers;
@@ -65,6 +71,7 @@ pub mod tls;
 pub mod transport;
 mod uri;
 mod watch;
+mod words;
 
 pub use codec::NodeCodec;
 pub use observer::{Observer, SessionEnded};

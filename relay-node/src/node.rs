@@ -1,13 +1,12 @@
 //! `node`: the daemon. A manager thread with the control API, and the loops beside it.
 
 mod answers;
-mod clients;
+pub(crate) mod clients;
 mod feed;
-mod http;
+pub(crate) mod http;
 mod inbox;
 mod limits;
 mod manager;
-mod metrics;
 mod network;
 pub(crate) mod pods;
 mod printer;
@@ -31,8 +30,9 @@ use crate::crowd::Crowded;
 use crate::inherited::Inherited;
 use crate::listen::{ListenOptions, Rights, listen};
 use crate::logging::say;
+use crate::metrics::Metrics;
 use crate::observer::{LogObserver, Observer, SessionEnded};
-use crate::opening::Failed;
+use crate::opening::{Failed, begin_metrics};
 use crate::server::{Runtime, Served, Server};
 use crate::sessions::{RouteId, SessionTable};
 use crate::site::Site;
@@ -43,7 +43,6 @@ use clients::Clients;
 use feed::{Fed, Feed};
 use inbox::{Inbox, Post};
 use manager::{Manager, Parts};
-use metrics::Counters;
 use network::Networks;
 use printer::Printer;
 use state::State;
@@ -61,6 +60,7 @@ const OBJECTS: usize = 64;
 /// Why it can't begin, or its loops failed.
 pub(crate) fn run(
     runtime: &impl Runtime,
+    program: &'static str,
     asked: &Node,
     tls: Option<&Arc<Tls>>,
     mut inherited: Inherited,
@@ -73,7 +73,8 @@ pub(crate) fn run(
     let sessions = SessionTable::new();
     let (process, per_key) = (asked.serving.bandwidth, asked.bandwidth_per_key);
     sessions.bandwidth().set(Rates { process, per_key, ..Rates::default() });
-    let counters = Arc::new(Counters::default());
+    let metrics = Arc::new(Metrics::new(program, Arc::clone(&sessions), tls.cloned()).with_daemon());
+    let _scrapes = begin_metrics(asked.metrics.as_ref(), &metrics, &mut inherited)?;
     let at = &asked.control;
     let options = ListenOptions { rights: control_rights(asked), ..ListenOptions::default() };
     let listener = listen(at, &options, &mut inherited)
@@ -101,11 +102,11 @@ pub(crate) fn run(
         state,
         controller: to_loops,
         sessions: Arc::clone(&sessions),
-        counters: Arc::clone(&counters),
+        metrics: Arc::clone(&metrics),
         drain_timeout: asked.serving.timeouts.drain,
     });
     let clients = Clients::new(listener, asked.allowed.clone());
-    let desk = Desk { manager, clients, feed, inbox, wished, counters: Arc::clone(&counters) };
+    let desk = Desk { manager, clients, feed, inbox, wished, metrics };
     let managing = thread::Builder::new()
         .name("manager".to_owned())
         .spawn(move || desk.work(restored))
@@ -119,7 +120,7 @@ pub(crate) fn run(
         threads: asked.serving.threads,
         // The manager waits as long as may be waited; what is left then is cut.
         drain_timeout: Some(std::time::Duration::ZERO),
-        observer: Arc::new(NodeObserver { post: post.clone(), counters }),
+        observer: Arc::new(NodeObserver { post: post.clone() }),
         commands,
     };
     let served = runtime.serve(server).map_err(|e| Failed(e.to_string()));
@@ -160,7 +161,6 @@ fn objects(asked: &Node, post: &Post) -> Result<Objects, Failed> {
 /// Tells the manager and the log.
 struct NodeObserver {
     post: Post,
-    counters: Arc<Counters>,
 }
 
 impl fmt::Debug for NodeObserver {
@@ -172,7 +172,6 @@ impl fmt::Debug for NodeObserver {
 impl Observer for NodeObserver {
     fn session_ended(&self, ended: &SessionEnded<'_>) {
         LogObserver.session_ended(ended);
-        self.counters.ended(ended);
         self.post.tell(|news| news.sessions = true);
     }
 
@@ -204,7 +203,7 @@ struct Desk {
     feed: Option<Feed>,
     inbox: Inbox,
     wished: Commands,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
 }
 
 impl Desk {
@@ -217,6 +216,7 @@ impl Desk {
             self.manager.handle_timeout();
             self.clients.handle_timeout(now);
             self.answer();
+            self.manager.note_migrations();
             let ready = match self.wait(more) {
                 Ok(ready) => ready,
                 Err(error) => {
@@ -253,14 +253,14 @@ impl Desk {
     fn serve(&mut self, ready: &Ready) {
         let now = self.manager.now();
         if ready.accept {
-            self.clients.accept(now, &self.counters);
+            self.clients.accept(now, &self.metrics.control);
         }
         for (id, flags) in &ready.clients {
             if flags.contains(PollFlags::OUT) {
                 self.clients.write(*id, now);
             }
             if flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
-                && let Some(call) = self.clients.read(*id, now, &self.counters)
+                && let Some(call) = self.clients.read(*id, now, &self.metrics.control)
             {
                 self.manager.call(*id, call);
             }
@@ -276,7 +276,7 @@ impl Desk {
             }
             let now = self.manager.now();
             for (id, answer) in answers {
-                if let Some(call) = self.clients.answer(id, &answer, now, &self.counters) {
+                if let Some(call) = self.clients.answer(id, &answer, now, &self.metrics.control) {
                     self.manager.call(id, call);
                 }
             }

@@ -14,7 +14,7 @@ use crate::codec::NodeCodec;
 use crate::crowd::Crowded;
 use crate::endpoint::Endpoint;
 use crate::server::{Label, Plan};
-use crate::sessions::{RouteId, SessionId};
+use crate::sessions::{self, RouteId, SessionId};
 use crate::socket::Peer;
 
 /// Told by loops what happens. Called from loops: must not wait.
@@ -96,7 +96,7 @@ impl SessionEnded<'_> {
     #[must_use]
     pub fn correlation(&self, leg: Leg) -> Option<String> {
         let info = self.codec(leg)?.as_tls()?.info()?;
-        Some(info.correlation.iter().map(|byte| format!("{byte:02x}")).collect())
+        Some(sessions::correlation(&info.correlation))
     }
 
     /// Names and values for a log line, most telling first.

@@ -5,6 +5,7 @@ mod api;
 mod basics;
 mod check;
 mod endpoints;
+mod metrics;
 mod migration;
 mod node;
 mod objects;
