@@ -47,6 +47,7 @@ pub mod metrics;
 #[cfg(not(any(test, feature = "testing")))]
 mod metrics;
 mod node;
+mod noise;
 pub mod observer;
 mod opening;
 pub mod pipes;

@@ -264,3 +264,33 @@ fn metrics_are_told_in_plaintext_by_name() {
         text(&out.stderr).contains("cannot listen on unix:") && text(&out.stderr).contains("for metrics")
     );
 }
+
+/// Thirty who speak no TLS: five lines, a count, and all of them in the metrics.
+#[test]
+fn strangers_that_fail_in_a_row_are_a_few_lines_and_counted_all() {
+    let pki = Pki::new();
+    let tls = pki.issue("target", &Leaf::target());
+    let mut node = Node::start(&format!(
+        "forward --listen tls:127.0.0.1:0 --connect unix:@nobody --metrics tcp:127.0.0.1:0 --log-format json {tls}"
+    ));
+    let (at, listening) = (node.line(), node.line());
+    let port = listening.rsplit_once(':').map(|(_, port)| port.to_owned()).expect("a port");
+    for _ in 0..30 {
+        let mut stranger = TcpStream::connect(format!("127.0.0.1:{port}")).expect("connect");
+        let _ = stranger.write_all(b"GET / HTTP/1.1\r\n\r\n");
+        let _ = stranger.read_to_end(&mut Vec::new());
+    }
+    let failed =
+        |page: &Page| page.sum("relay_handshakes_total", &[("leg", "front"), ("result", "protocol")]);
+    eventually("all are counted", || (failed(&page(&at)) == 30.0).then_some(()));
+    node.signal(Signal::TERM);
+    let (status, log) = node.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+    let lines: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let of = |message: &str| lines.iter().filter(|line| line["message"] == message).collect::<Vec<_>>();
+    assert_eq!(of("session ended").len(), 5, "{log}");
+    let counted: Vec<_> = lines.iter().filter(|line| line["count"].is_u64()).collect();
+    assert_eq!(counted.len(), 1, "{log}");
+    assert_eq!((&counted[0]["count"], &counted[0]["end"]), (&json!(10), &json!("front-setup-protocol")));
+}
