@@ -76,8 +76,12 @@ fn a_migration_through_the_control_api() {
         );
         assert_eq!(session["identity"], "cn:the-source,ip:127.0.0.1", "{session}");
     }
-    let id = sessions[0]["tls_session"].as_str().expect("an id").to_owned();
-    assert_eq!((sessions[1]["tls_session"].as_str(), id.len()), (Some(&*id), 32), "the same at both ends");
+    let called = sessions[0]["tls_session"].as_str().expect("an id").to_owned();
+    assert_eq!(
+        (sessions[1]["tls_session"].as_str(), called.len()),
+        (Some(&*called), 32),
+        "the same at both ends"
+    );
     let metrics = call(&control, "GET", "/metrics", "").1;
     for line in [
         "relay_migrations{side=\"source\"} 1",
@@ -110,7 +114,7 @@ fn a_migration_through_the_control_api() {
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(!Path::new(&control).exists() && log.contains("PUT /v1/targets/vm1"), "{log}");
     for field in ["front_session", "back_session"] {
-        let of_session = log.lines().filter(|line| line.contains(&format!("{field}={id}")));
+        let of_session = log.lines().filter(|line| line.contains(&format!("{field}={called}")));
         assert_eq!(of_session.count(), 1, "one line of each side has it: {log}");
     }
 }
