@@ -53,10 +53,9 @@ impl Noise {
             *window = Window { began: now, count: 0, told: 0 };
         }
         window.count += 1;
-        let is_round = window.count.is_power_of_ten();
         let tell = match window.count {
             ..=WHOLE => Tell::Whole,
-            count if is_round => Tell::Count(count, now.saturating_sub(window.began)),
+            count if is_power_of_ten(count) => Tell::Count(count, now.saturating_sub(window.began)),
             _ => Tell::Nothing,
         };
         if tell != Tell::Nothing {
@@ -67,14 +66,8 @@ impl Noise {
 }
 
 /// 1, 10, 100 and so on: so a flood has a few lines, whatever its size.
-trait PowerOfTen {
-    fn is_power_of_ten(self) -> bool;
-}
-
-impl PowerOfTen for u64 {
-    fn is_power_of_ten(self) -> bool {
-        self.checked_ilog10().is_some_and(|power| 10_u64.pow(power) == self)
-    }
+fn is_power_of_ten(count: u64) -> bool {
+    count.checked_ilog10().is_some_and(|power| 10_u64.pow(power) == count)
 }
 
 /// The kind of failure, if whoever connected never proved who he is.
