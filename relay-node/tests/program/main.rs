@@ -11,4 +11,5 @@ mod node;
 mod objects;
 mod pki;
 mod rejection;
+mod reload;
 mod support;

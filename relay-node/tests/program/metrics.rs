@@ -34,7 +34,7 @@ fn exchange(mut stream: impl Read + Write, request: &str) -> String {
     answer
 }
 
-fn page(line: &str) -> Page {
+pub(crate) fn page(line: &str) -> Page {
     let (status, text) = get(line, "GET /metrics");
     assert_eq!(status, 200, "{text}");
     lint::read(&text).unwrap_or_else(|faults| panic!("{}\n{text}", faults.join("\n")))
