@@ -65,6 +65,9 @@ class Traffic:
         self.finding, self.rng = finding, rng
         self.lock = threading.Lock()
         self.present = {}
+        # Connections that nobody has answered yet, by key: a listener that is closed takes those along that it has not
+        # accepted, so it is not closed before.
+        self.young = {}
         self.running = threading.Event()
         self.workers = []
         self.open = 0
@@ -103,13 +106,30 @@ class Traffic:
             self.present = fronts
 
     def connect(self, channel):
-        """To one of the sources; within the lock, so that its listener is not being removed."""
+        """To one of the sources; within the lock, so that its listener is not being removed. And by which key."""
         stream = socket.socket(socket.AF_UNIX)
         stream.settimeout(SILENCE_SECONDS)
         with self.lock:
-            stream.connect(self.rng.choice(list(self.present.values()))[channel])
+            key = self.rng.choice(list(self.present))
+            stream.connect(self.present[key][channel])
             self.open += 1
-        return stream
+            self.young.setdefault(key, set()).add(stream)
+        return key, stream
+
+    def has_grown(self, key, stream):
+        with self.lock:
+            self.young.get(key, set()).discard(stream)
+
+    def wait_grown(self, key):
+        """Until every connection of a key to which nobody connects any more is answered, or over."""
+        deadline = time.monotonic() + SILENCE_SECONDS
+        while time.monotonic() < deadline:
+            with self.lock:
+                if not self.young.get(key):
+                    self.young.pop(key, None)
+                    return
+            time.sleep(0.05)
+        self.finding(f"a connection of {key} has no answer")
 
     # Backends
 
@@ -187,7 +207,7 @@ class Traffic:
 
     def talk(self, channel, up_length, down_length, resets):
         """One connection, from its beginning to its end."""
-        stream = self.connect(channel)
+        key, stream = self.connect(channel)
         self.count("connections")
         try:
             up, down = self.below(PERIOD), self.below(PERIOD)
@@ -197,9 +217,13 @@ class Traffic:
             stops_at = self.below(down_length) if resets == CLIENT else None
             result = []
 
+            def moved(count):
+                self.has_grown(key, stream)
+                self.add(channel, "down_received", count)
+
             def receive():
                 try:
-                    result.append(receive_pattern(stream, down, stops_at, self.adder(channel, "down_received")))
+                    result.append(receive_pattern(stream, down, stops_at, moved))
                 except (Wrong, OSError) as error:
                     result.append(error)
                 if resets == CLIENT:
@@ -229,6 +253,7 @@ class Traffic:
             else:
                 self.count("resets")
         finally:
+            self.has_grown(key, stream)
             stream.close()
             with self.lock:
                 self.open -= 1
@@ -243,10 +268,11 @@ class Traffic:
         while self.running.is_set():
             choice = self.below(10)
             if choice == 0:
-                stream = self.connect("0")
+                key, stream = self.connect("0")
                 self.count("connections")
                 self.count("resets")
                 time.sleep(self.below(2000) / 1000)
+                self.has_grown(key, stream)
                 stream.close()
                 with self.lock:
                     self.open -= 1
