@@ -184,6 +184,10 @@ impl Inbound {
     pub(crate) const fn held(&self) -> usize {
         self.queue.len()
     }
+
+    pub(crate) fn lent(&self) -> usize {
+        self.queue.lent()
+    }
 }
 
 /// Wire bytes to be sent on a leg, and how much plaintext of the flow is in which of them.
@@ -376,6 +380,10 @@ impl Outbound {
 
     pub(crate) const fn held(&self) -> usize {
         self.queue.len()
+    }
+
+    pub(crate) fn lent(&self) -> usize {
+        self.queue.lent()
     }
 }
 

@@ -19,6 +19,11 @@ impl Queue {
         self.tail - self.head
     }
 
+    /// Bytes of the buffer it has on loan, filled or not.
+    pub(crate) fn lent(&self) -> usize {
+        self.buffer.len()
+    }
+
     pub(crate) const fn is_empty(&self) -> bool {
         self.head == self.tail
     }

@@ -132,6 +132,12 @@ impl<C: Codec> Relay<C> {
         Leg::BOTH.iter().map(|leg| self.links[*leg].inbound.held() + self.links[*leg].outbound.held()).sum()
     }
 
+    /// Bytes of the buffers that this relay has on loan from its pool, filled or not.
+    #[must_use]
+    pub fn lent(&self) -> usize {
+        Leg::BOTH.iter().map(|leg| self.links[*leg].inbound.lent() + self.links[*leg].outbound.lent()).sum()
+    }
+
     /// Gives every buffer back. After the outcome.
     pub fn release(&mut self, pool: &mut Pool) {
         for leg in Leg::BOTH {

@@ -80,6 +80,7 @@ fn the_other_calls() {
         channel: 0,
         peer: "10.1.1.1:5".into(),
         identity: Some("cn:x".into()),
+        tls_session: Some("0f".into()),
         listen: "tls:[::]:1".into(),
         connect: "unix:/q".into(),
         stage: "open".into(),
@@ -90,7 +91,7 @@ fn the_other_calls() {
     };
     assert_eq!(
         serde_json::to_string(&SessionsAnswer { sessions: vec![session] }).expect("JSON"),
-        r#"{"sessions":[{"id":1,"key":"k","side":"target","channel":0,"peer":"10.1.1.1:5","identity":"cn:x","listen":"tls:[::]:1","connect":"unix:/q","stage":"open","bytes_forward":1,"bytes_backward":2,"age_s":3.5,"stalled_for_s":0.0}]}"#
+        r#"{"sessions":[{"id":1,"key":"k","side":"target","channel":0,"peer":"10.1.1.1:5","identity":"cn:x","tls_session":"0f","listen":"tls:[::]:1","connect":"unix:/q","stage":"open","bytes_forward":1,"bytes_backward":2,"age_s":3.5,"stalled_for_s":0.0}]}"#
     );
 }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use mio::event::Event;
 use mio::{Events, Poll};
-use relay_core::Ready;
+use relay_core::{Instant, Ready};
 use relay_node::clock::Clock;
+use relay_node::tally::Laps;
 use relay_node::{ServeError, Served};
 
 use crate::acceptor::Acceptor;
@@ -49,6 +50,7 @@ pub(crate) struct EventLoop {
     /// In the first loop.
     pub(crate) acceptor: Option<Acceptor>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) laps: Arc<Laps>,
 }
 
 impl EventLoop {
@@ -69,9 +71,10 @@ impl EventLoop {
             if self.worker.is_to_quit() {
                 return Ok(self.worker.served());
             }
-            if let Err(error) = self.wait(&mut events) {
-                return self.fail(error);
-            }
+            let began = match self.wait(&mut events) {
+                Ok(now) => now,
+                Err(error) => return self.fail(error),
+            };
             for event in &events {
                 self.on_event(event);
             }
@@ -82,6 +85,7 @@ impl EventLoop {
             }
             self.exchange_mail();
             self.worker.run();
+            self.laps.note(self.clock.now().since(began));
         }
     }
 
@@ -98,7 +102,8 @@ impl EventLoop {
         }
     }
 
-    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+    /// Waits for events, and says when it was over.
+    fn wait(&mut self, events: &mut Events) -> io::Result<Instant> {
         let busy = self.worker.is_busy() || self.acceptor.as_ref().is_some_and(Acceptor::is_busy);
         let deadline = [self.worker.deadline(), self.acceptor.as_ref().and_then(Acceptor::deadline)]
             .into_iter()
@@ -111,11 +116,12 @@ impl EventLoop {
             Err(error) => return Err(error),
         }
         self.counters.wake_ups.fetch_add(1, Ordering::Relaxed);
-        let due = deadline.is_some_and(|at| at <= self.clock.now());
+        let now = self.clock.now();
+        let due = deadline.is_some_and(|at| at <= now);
         if events.is_empty() && !busy && !due {
             self.counters.for_nothing.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(())
+        Ok(now)
     }
 
     fn on_event(&mut self, event: &Event) {

@@ -116,8 +116,8 @@ impl Runtime for Mio {
         }
         let (mut loops, mut desks) = (Vec::new(), Vec::new());
         for Parts { poll, worker, desk } in parts {
-            let counters = Arc::clone(&self.counters);
-            loops.push(EventLoop { poll, clock, worker, acceptor: None, counters });
+            let (counters, laps) = (Arc::clone(&self.counters), server.sessions.tally().laps());
+            loops.push(EventLoop { poll, clock, worker, acceptor: None, counters, laps });
             desks.push(desk);
         }
         let mut first = loops.remove(0);

@@ -50,6 +50,7 @@ struct Shared<'a> {
 impl Runtime for Threads {
     fn serve(&self, mut server: Server) -> Result<Served, ServeError> {
         let mut routes = std::mem::take(&mut server.routes);
+        routes.iter().for_each(|(_, route)| server.sessions.opened(&route.plan));
         let shared = Shared {
             server: &server,
             stop: Mutex::new(None),
@@ -108,6 +109,7 @@ impl Shared<'_> {
                 }
                 Command::Open { id, route } => {
                     if self.stop().is_none() {
+                        self.server.sessions.opened(&route.plan);
                         routes.push((id, route));
                     } else {
                         drop(route);
@@ -128,12 +130,14 @@ impl Shared<'_> {
                 }
             };
             *lock(&self.stop) = Some(stop);
+            self.server.sessions.stopping();
         }
     }
 
     fn close(&self, routes: &mut Vec<(RouteId, Route)>, which: impl Fn(RouteId) -> bool) {
         for (id, route) in routes.extract_if(.., |(id, _)| which(*id)) {
             drop(route);
+            self.server.sessions.closed();
             self.server.observer.listener_closed(id);
         }
     }

@@ -302,6 +302,7 @@ impl<H: Host> Acceptor<H> {
         self.gate.add(number, plan.peers());
         // Who connected before we came to look gives no edge on every system.
         self.gate.readable(number);
+        self.server.sessions.opened(&plan);
         self.numbers.insert(id, number);
         self.entrances[number.0] = Some(Entrance {
             id,
@@ -324,6 +325,7 @@ impl<H: Host> Acceptor<H> {
         self.host.unwatch(number, &listener);
         self.numbers.remove(&entrance.id);
         drop(listener);
+        self.server.sessions.closed();
         self.gate.freed();
         self.server.observer.listener_closed(entrance.id);
         self.forget(number);
@@ -340,6 +342,7 @@ impl<H: Host> Acceptor<H> {
 
     fn stop(&mut self, stop: Stop) {
         self.stopping = true;
+        self.server.sessions.stopping();
         self.gate.stop();
         for number in 0..self.entrances.len() {
             self.close(ListenerId(number));
@@ -353,6 +356,7 @@ impl<H: Host> Acceptor<H> {
             Report::Ready { session, place } => {
                 if let Some(entrance) = &mut self.entrances[place.listener.0] {
                     if entrance.order.ready(self.clock.now(), place.ticket) {
+                        self.server.sessions.tally().disordered();
                         self.server.observer.order_broken(entrance.plan.listen(), Order::WINDOW);
                     }
                     entrance.waiting.insert(place.ticket, session);
@@ -377,6 +381,7 @@ impl<H: Host> Acceptor<H> {
             }
             Report::Exhausted => {
                 self.reserve = None;
+                self.server.sessions.tally().paused();
                 self.gate.exhausted(self.clock.now());
             }
         }
@@ -443,6 +448,7 @@ impl<H: Host> Acceptor<H> {
             if let Some(session) = self.strangers.remove(&stranger) {
                 self.host.evict(session);
             }
+            self.server.sessions.tally().evicted();
             self.crowd.evicted += 1;
         }
         self.watch_crowd(now);
@@ -451,7 +457,9 @@ impl<H: Host> Acceptor<H> {
 
     /// Logs what the limits keep out, a line in a while however much it is.
     fn watch_crowd(&mut self, now: Instant) {
-        self.crowd.look(self.gate.held_up());
+        if let Some(limit) = self.crowd.look(self.gate.held_up()) {
+            self.server.sessions.tally().held_up(limit);
+        }
         if let Some(report) = self.crowd.report(now) {
             self.server.observer.crowded(&report);
         }
@@ -492,6 +500,7 @@ impl<H: Host> Acceptor<H> {
             Err(error) if is_of_one_connection(&error) => self.gate.skipped(number),
             Err(error) => {
                 // What nobody knows is not tried again at once either.
+                self.server.sessions.tally().paused();
                 self.gate.exhausted(now);
                 if self.paused.is_none() {
                     self.paused = Some(listener.local().clone());

@@ -32,15 +32,15 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
-    /// This limit keeps somebody waiting now, if one does.
-    pub(crate) fn look(&mut self, held_up: Option<Shut>) {
-        if let Some(limit) = held_up
-            && self.now != held_up
-        {
-            self.limit = Some(limit);
+    /// This limit keeps somebody waiting now, if one does; says so again if it did not before.
+    pub(crate) fn look(&mut self, held_up: Option<Shut>) -> Option<Shut> {
+        let new = held_up.filter(|_| self.now != held_up);
+        if new.is_some() {
+            self.limit = new;
             self.held_up += 1;
         }
         self.now = held_up;
+        new
     }
 
     /// What to tell now, if anything.
@@ -72,8 +72,8 @@ mod tests {
     fn the_first_time_is_told_at_once_and_the_next_thousand_in_one_line() {
         let mut crowd = Crowd::default();
         assert_eq!((crowd.report(at(1)), crowd.next_report()), (None, None));
-        crowd.look(Some(Shut::Strangers));
-        crowd.look(Some(Shut::Strangers));
+        assert_eq!(crowd.look(Some(Shut::Strangers)), Some(Shut::Strangers));
+        assert_eq!(crowd.look(Some(Shut::Strangers)), None);
         let first = Crowded { limit: Shut::Strangers, held_up: 1, evicted: 0 };
         assert_eq!(crowd.report(at(1)), Some(first));
         for _ in 0..1000 {

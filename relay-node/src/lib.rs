@@ -22,6 +22,7 @@
 pub mod acceptor;
 mod advice;
 pub mod bandwidth;
+mod census;
 mod check;
 pub mod cli;
 pub mod clock;
@@ -42,7 +43,12 @@ pub mod listen;
 pub mod live;
 mod log_queue;
 pub mod logging;
+#[cfg(any(test, feature = "testing"))]
+pub mod metrics;
+#[cfg(not(any(test, feature = "testing")))]
+mod metrics;
 mod node;
+mod noise;
 pub mod observer;
 mod opening;
 pub mod pipes;
@@ -60,6 +66,7 @@ mod site;
 pub mod socket;
 mod socket_file;
 mod status;
+pub mod tally;
 #[cfg(test)]
 mod testing;
 pub mod timers;
@@ -67,6 +74,7 @@ pub mod tls;
 pub mod transport;
 mod uri;
 mod watch;
+mod words;
 
 pub use codec::NodeCodec;
 pub use observer::{Observer, SessionEnded};

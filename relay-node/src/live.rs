@@ -142,6 +142,7 @@ impl Live {
         if let Some(dial) = &mut self.dial {
             dial.dialer.handle_timeout(now);
             if dial.dialer.trying().is_none() && dial.under_way.take().is_some() {
+                self.seat.tally().dial_failed(Failure::TimedOut);
                 cx.forget(Leg::Back);
                 self.after_failure(now);
             }
@@ -199,13 +200,14 @@ impl Live {
     /// Moves what can be moved, and tells the acceptor what it has to know.
     pub fn turn(&mut self, cx: &mut impl Desk) -> Pumped {
         let now = cx.now();
-        let Stock { pool, pipes } = cx.stock();
-        let mut io = Turn { sockets: &mut self.io, pipes };
-        let (relay, ready) = (&mut self.relay, &mut self.ready);
+        let stock = cx.stock();
+        let mut io = Turn { sockets: &mut self.io, pipes: &mut stock.pipes };
+        let (relay, ready, pool) = (&mut self.relay, &mut self.ready, &mut stock.pool);
         let pumped = match &mut self.throttle {
             None => pump(relay, &mut io, ready, pool, now, BUDGET),
             Some(throttle) => pump_throttled(relay, &mut io, ready, pool, now, BUDGET, throttle),
         };
+        stock.tell(|| self.seat.tally().keeper());
         self.seat.meter().update(&self.relay);
         if let Some(stranger) = self.stranger
             && self.relay.session().is_up(Leg::Front)
@@ -343,6 +345,7 @@ impl Live {
     fn dial_failed(&mut self, failure: Failure, cx: &mut impl Desk) {
         let Some(dial) = &mut self.dial else { return };
         let now = cx.now();
+        self.seat.tally().dial_failed(failure);
         if failure == Failure::Exhausted {
             cx.report(Report::Exhausted);
         }

@@ -16,7 +16,14 @@ const LINES: usize = 1024;
 const LAST_LINES: Duration = Duration::from_millis(500);
 
 static QUEUE: OnceLock<SyncSender<Message>> = OnceLock::new();
+/// Lines lost, and of those how many nobody has been told of.
 static LOST: AtomicU64 = AtomicU64::new(0);
+static UNTOLD: AtomicU64 = AtomicU64::new(0);
+
+/// Lines lost so far.
+pub(crate) fn lost() -> u64 {
+    LOST.load(Ordering::Relaxed)
+}
 
 #[derive(Debug)]
 enum Message {
@@ -50,6 +57,7 @@ impl Write for LineQueue {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 LOST.fetch_add(1, Ordering::Relaxed);
+                UNTOLD.fetch_add(1, Ordering::Relaxed);
             }
         }
         Ok(line.len())
@@ -77,7 +85,7 @@ fn write_all(queue: &Receiver<Message>, out: &mut impl Write) {
             Message::Line(line) => drop(out.write_all(&line)),
             Message::Written(done) => drop(done.send(())),
         }
-        let lost = LOST.swap(0, Ordering::Relaxed);
+        let lost = UNTOLD.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let _ = writeln!(out, "{lost} log lines were lost: standard error was not read");
         }

@@ -1,13 +1,12 @@
 //! `node`: the daemon. A manager thread with the control API, and the loops beside it.
 
 mod answers;
-mod clients;
+pub(crate) mod clients;
 mod feed;
-mod http;
+pub(crate) mod http;
 mod inbox;
 mod limits;
 mod manager;
-mod metrics;
 mod network;
 pub(crate) mod pods;
 mod printer;
@@ -33,8 +32,9 @@ use crate::crowd::Crowded;
 use crate::inherited::Inherited;
 use crate::listen::{ListenOptions, Rights, listen, take_over};
 use crate::logging::say;
+use crate::metrics::{Metrics, Scrapes};
 use crate::observer::{LogObserver, Observer, SessionEnded};
-use crate::opening::Failed;
+use crate::opening::{Failed, begin_metrics, begin_metrics_after};
 use crate::server::{Runtime, Served, Server};
 use crate::sessions::{RouteId, SessionTable};
 use crate::site::Site;
@@ -45,7 +45,6 @@ use clients::Clients;
 use feed::{Fed, Feed};
 use inbox::{Inbox, Post};
 use manager::{Manager, Parts};
-use metrics::Counters;
 use network::Networks;
 use printer::Printer;
 use state::{By, State};
@@ -64,6 +63,7 @@ const OBJECTS: usize = 64;
 /// Why it can't begin, or its loops failed.
 pub(crate) fn run(
     runtime: &impl Runtime,
+    program: &'static str,
     asked: &Node,
     tls: Option<&Arc<Tls>>,
     mut inherited: Inherited,
@@ -76,7 +76,11 @@ pub(crate) fn run(
     let mut legacy = asked.takeover.as_ref().map(Legacy::ask_for).transpose()?;
     let sessions = SessionTable::new();
     sessions.bandwidth().set(rates(asked, legacy.as_ref()));
-    let counters = Arc::new(Counters::default());
+    let metrics = Arc::new(Metrics::new(program, Arc::clone(&sessions), tls.cloned()).with_daemon());
+    let scrapes = match legacy {
+        Some(_) => begin_metrics_after(asked.metrics.as_ref(), &metrics)?,
+        None => begin_metrics(asked.metrics.as_ref(), &metrics, &mut inherited)?,
+    };
     let at = &asked.control;
     let options = ListenOptions { rights: control_rights(asked), ..ListenOptions::default() };
     let listener = match legacy.as_mut().and_then(|legacy| legacy.take_control(at)) {
@@ -108,20 +112,11 @@ pub(crate) fn run(
         state,
         controller: to_loops,
         sessions: Arc::clone(&sessions),
-        counters: Arc::clone(&counters),
+        metrics: Arc::clone(&metrics),
         drain_timeout: asked.serving.timeouts.drain,
     });
     let clients = Clients::new(listener, asked.allowed.clone());
-    let desk = Desk {
-        manager,
-        clients,
-        feed,
-        inbox,
-        post: post.clone(),
-        wished,
-        counters: Arc::clone(&counters),
-        legacy,
-    };
+    let desk = Desk { manager, clients, feed, inbox, post: post.clone(), wished, metrics, scrapes, legacy };
     let managing = thread::Builder::new()
         .name("manager".to_owned())
         .spawn(move || desk.work(restored))
@@ -137,7 +132,7 @@ pub(crate) fn run(
         threads: asked.serving.threads,
         // The manager waits as long as may be waited; what is left then is cut.
         drain_timeout: Some(std::time::Duration::ZERO),
-        observer: Arc::new(NodeObserver { post: post.clone(), counters }),
+        observer: Arc::new(NodeObserver { post: post.clone() }),
         commands,
     };
     let served = runtime.serve(server).map_err(|e| Failed(e.to_string()));
@@ -196,7 +191,6 @@ fn objects(asked: &Node, post: &Post) -> Result<Objects, Failed> {
 /// Tells the manager and the log.
 struct NodeObserver {
     post: Post,
-    counters: Arc<Counters>,
 }
 
 impl fmt::Debug for NodeObserver {
@@ -208,7 +202,6 @@ impl fmt::Debug for NodeObserver {
 impl Observer for NodeObserver {
     fn session_ended(&self, ended: &SessionEnded<'_>) {
         LogObserver.session_ended(ended);
-        self.counters.ended(ended);
         self.post.tell(|news| news.sessions = true);
     }
 
@@ -241,7 +234,9 @@ struct Desk {
     inbox: Inbox,
     post: Post,
     wished: Commands,
-    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
+    /// Until a successor gives them.
+    scrapes: Option<Scrapes>,
     /// Until all of it is ours.
     legacy: Option<Legacy>,
 }
@@ -260,6 +255,7 @@ impl Desk {
             self.manager.handle_timeout();
             self.clients.handle_timeout(now);
             self.answer();
+            self.manager.note_migrations();
             let ready = match self.wait(more) {
                 Ok(ready) => ready,
                 Err(error) => {
@@ -303,14 +299,14 @@ impl Desk {
     fn serve(&mut self, ready: &Ready) {
         let now = self.manager.now();
         if ready.accept {
-            self.clients.accept(now, &self.counters);
+            self.clients.accept(now, &self.metrics.control);
         }
         for (id, flags) in &ready.clients {
             if flags.contains(PollFlags::OUT) {
                 self.clients.write(*id, now);
             }
             if flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
-                && let Some(call) = self.clients.read(*id, now, &self.counters)
+                && let Some(call) = self.clients.read(*id, now, &self.metrics.control)
             {
                 self.call(*id, call);
             }
@@ -365,6 +361,7 @@ impl Desk {
                 }
                 self.clients.close();
                 self.feed = None;
+                self.scrapes = None;
                 self.manager.let_go();
             }
             Err(why) => {
@@ -383,7 +380,7 @@ impl Desk {
             }
             let now = self.manager.now();
             for (id, answer) in answers {
-                if let Some(call) = self.clients.answer(id, &answer, now, &self.counters) {
+                if let Some(call) = self.clients.answer(id, &answer, now, &self.metrics.control) {
                     self.call(id, call);
                 }
             }

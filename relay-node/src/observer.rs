@@ -13,8 +13,9 @@ use crate::advice::{self, advice};
 use crate::codec::NodeCodec;
 use crate::crowd::Crowded;
 use crate::endpoint::Endpoint;
+use crate::noise::{self, Tell};
 use crate::server::{Label, Plan};
-use crate::sessions::{RouteId, SessionId};
+use crate::sessions::{self, RouteId, SessionId};
 use crate::socket::Peer;
 
 /// Told by loops what happens. Called from loops: must not wait.
@@ -96,7 +97,7 @@ impl SessionEnded<'_> {
     #[must_use]
     pub fn correlation(&self, leg: Leg) -> Option<String> {
         let info = self.codec(leg)?.as_tls()?.info()?;
-        Some(info.correlation.iter().map(|byte| format!("{byte:02x}")).collect())
+        Some(sessions::correlation(&info.correlation))
     }
 
     /// Names and values for a log line, most telling first.
@@ -152,6 +153,9 @@ impl Field {
     }
 }
 
+/// Whose lines those are that were only counted.
+const NOISE: &str = "relay_node::noise";
+
 /// Writes all of it to the log.
 ///
 /// `front_…` is about what was read from the connection accepted and delivered to the one dialed,
@@ -162,14 +166,28 @@ pub struct LogObserver;
 impl Observer for LogObserver {
     fn session_ended(&self, ended: &SessionEnded<'_>) {
         let evicted = EndReason::SetupFailed(Leg::Front, Failure::Evicted);
-        let level = if ended.outcome.flows.front.reason == evicted {
-            Level::Debug // of these there may be a flood, told of by `crowded`
+        let (mut level, mut target) = (Level::Warn, module_path!());
+        if ended.outcome.flows.front.reason == evicted {
+            level = Level::Debug; // of these there may be a flood, told of by `crowded`
         } else if ended.outcome.is_clean() {
-            Level::Info
-        } else {
-            Level::Warn
-        };
-        if !log::log_enabled!(level) {
+            level = Level::Info;
+        } else if let Some(kind) = noise::kind(ended.outcome) {
+            let (rest, tell) = noise::hear(kind.clone());
+            let count = match tell {
+                Tell::Count(count, within) => Some((count, within)),
+                Tell::Whole | Tell::Nothing => None,
+            };
+            for (count, within) in rest.into_iter().chain(count) {
+                log::warn!(
+                    end = kind.as_str(), count, within_s = within.as_secs();
+                    "handshakes fail in a row; RUST_LOG=relay_node::noise=debug shows each"
+                );
+            }
+            if tell != Tell::Whole {
+                (level, target) = (Level::Debug, NOISE);
+            }
+        }
+        if !log::log_enabled!(target: target, level) {
             return;
         }
         let fields = ended.pairs();
@@ -178,7 +196,7 @@ impl Observer for LogObserver {
         log::logger().log(
             &Record::builder()
                 .level(level)
-                .target(module_path!())
+                .target(target)
                 .args(format_args!("session ended"))
                 .key_values(&pairs.as_slice())
                 .build(),

@@ -21,7 +21,9 @@ use crate::cli::{Address, Forward, Source, Target};
 use crate::endpoint::Endpoint;
 use crate::inherited::Inherited;
 use crate::interface;
-use crate::listen::{ListenOptions, listen};
+use crate::listen::{ListenOptions, Rights, listen};
+use crate::logging::say;
+use crate::metrics::{self, Metrics, Scrapes};
 use crate::resolve::Backend;
 use crate::server::{Label, Plan, Route};
 use crate::site::{Site, Trouble};
@@ -47,6 +49,40 @@ impl Failed {
     fn dialing(what: &Endpoint, why: impl fmt::Display) -> Self {
         Self(format!("cannot dial {what}: {why}"))
     }
+}
+
+/// Answers those who ask for metrics from now on, if that is wished; says where.
+pub(crate) fn begin_metrics(
+    at: Option<&Endpoint>,
+    metrics: &Arc<Metrics>,
+    inherited: &mut Inherited,
+) -> Result<Option<Scrapes>, Failed> {
+    let Some(at) = at else { return Ok(None) };
+    let listener = listen(at, &metrics_options(), inherited)
+        .map_err(|e| Failed::at(format_args!("cannot listen on {at} for metrics"), e))?;
+    say(&format!("metrics {}", listener.local()));
+    let scrapes = metrics::start(listener, Arc::clone(metrics));
+    scrapes.map(Some).map_err(|e| Failed::at("could not start a thread for metrics", e))
+}
+
+/// The same as soon as the process whose place is taken has let go of it.
+pub(crate) fn begin_metrics_after(
+    at: Option<&Endpoint>,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Scrapes>, Failed> {
+    let Some(at) = at.cloned() else { return Ok(None) };
+    let listen = move || {
+        let listener = listen(&at, &metrics_options(), &mut Inherited::none())?;
+        say(&format!("metrics {}", listener.local()));
+        Ok(listener)
+    };
+    let scrapes = metrics::start_when_free(listen, Arc::clone(metrics));
+    scrapes.map(Some).map_err(|e| Failed::at("could not start a thread for metrics", e))
+}
+
+/// Whoever reaches the file may read.
+fn metrics_options() -> ListenOptions {
+    ListenOptions { rights: Rights { mode: 0o666, owner: None }, ..ListenOptions::default() }
 }
 
 /// `forward`: pairs as they are.

@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use relay_core::Pool;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
@@ -33,6 +34,15 @@ pub struct Stock {
     pub pool: Pool,
     /// Pipes.
     pub pipes: Pipes,
+    /// Where it says how many bytes the pool keeps for reuse.
+    keeper: Option<Arc<AtomicU64>>,
+}
+
+impl Stock {
+    /// Says how many bytes the pool keeps for reuse, the first time at a place that `find` finds.
+    pub(crate) fn tell(&mut self, find: impl FnOnce() -> Arc<AtomicU64>) {
+        self.keeper.get_or_insert_with(find).store(self.pool.kept() as u64, Ordering::Relaxed);
+    }
 }
 
 /// A pipe.

@@ -12,9 +12,11 @@ use crate::cli::{self, Action, Early, Node, Serving, TlsFiles};
 use crate::control::{self, Controller};
 use crate::demo;
 use crate::descriptors;
+use crate::endpoint::Endpoint;
 use crate::inherited::Inherited;
 use crate::log_queue;
 use crate::logging::{self, complain, say};
+use crate::metrics::Metrics;
 use crate::node;
 use crate::observer::LogObserver;
 use crate::opening::{self, Failed, Opening};
@@ -73,21 +75,24 @@ fn run(
     runtime: &impl Runtime,
     name: &'static str,
     action: Action,
-    mut inherited: Inherited,
+    inherited: Inherited,
 ) -> Result<Served, Failed> {
     let printed = match action {
         Action::Forward(asked) => {
-            return serve(runtime, &asked.serving, asked.tls.as_ref(), |tls| {
-                opening::forward(&asked, tls, &mut inherited)
+            let how = How { program: name, serving: &asked.serving, metrics: asked.metrics.as_ref() };
+            return serve(runtime, how, asked.tls.as_ref(), inherited, |tls, inherited| {
+                opening::forward(&asked, tls, inherited)
             });
         }
         Action::Source(asked) => {
-            return serve(runtime, &asked.serving, asked.tls.as_ref(), |tls| opening::source(&asked, tls));
+            let how = How { program: name, serving: &asked.serving, metrics: asked.metrics.as_ref() };
+            return serve(runtime, how, asked.tls.as_ref(), inherited, |tls, _| opening::source(&asked, tls));
         }
         Action::Target(asked) => {
-            return serve(runtime, &asked.serving, asked.tls.as_ref(), |tls| opening::target(&asked, tls));
+            let how = How { program: name, serving: &asked.serving, metrics: asked.metrics.as_ref() };
+            return serve(runtime, how, asked.tls.as_ref(), inherited, |tls, _| opening::target(&asked, tls));
         }
-        Action::Node(asked) => return serve_node(runtime, &asked, inherited),
+        Action::Node(asked) => return serve_node(runtime, name, &asked, inherited),
         Action::Demo(asked) => {
             logging::start(asked.log_format, LevelFilter::Error);
             demo::run(runtime, &asked).map_err(|e| Failed::at("the demo failed", e))?;
@@ -110,19 +115,30 @@ fn run(
     Ok(Served::default())
 }
 
+/// What every command that relays is told.
+struct How<'a> {
+    program: &'static str,
+    serving: &'a Serving,
+    metrics: Option<&'a Endpoint>,
+}
+
 /// Opens what is to be open, says so, and relays until told to stop.
 fn serve(
     runtime: &impl Runtime,
-    serving: &Serving,
+    How { program, serving, metrics: at }: How<'_>,
     files: Option<&TlsFiles>,
-    open: impl FnOnce(Option<&Arc<Tls>>) -> Result<Opening, Failed>,
+    mut inherited: Inherited,
+    open: impl FnOnce(Option<&Arc<Tls>>, &mut Inherited) -> Result<Opening, Failed>,
 ) -> Result<Served, Failed> {
     let tls = begin(serving, files)?;
     let (controller, commands) =
         control::channel().map_err(|e| Failed::at("could not make a socket pair", e))?;
     // Before anybody can connect: whoever sees us listening may stop us in good order.
     listen_for_signals(controller, tls.clone())?;
-    let Opening { routes, answer } = open(tls.as_ref())?;
+    let Opening { routes, answer } = open(tls.as_ref(), &mut inherited)?;
+    let sessions = SessionTable::new();
+    let metrics = Arc::new(Metrics::new(program, Arc::clone(&sessions), tls));
+    let _scrapes = opening::begin_metrics(at, &metrics, &mut inherited)?;
     for route in &routes {
         say(&format!("listening {}", route.listener.local()));
     }
@@ -147,10 +163,15 @@ fn serve(
 }
 
 /// The daemon.
-fn serve_node(runtime: &impl Runtime, asked: &Node, inherited: Inherited) -> Result<Served, Failed> {
+fn serve_node(
+    runtime: &impl Runtime,
+    program: &'static str,
+    asked: &Node,
+    inherited: Inherited,
+) -> Result<Served, Failed> {
     let tls = begin(&asked.serving, asked.tls.as_ref())?;
     let signals = |wishes| listen_for_signals(wishes, tls.clone());
-    let served = node::run(runtime, asked, tls.as_ref(), inherited, signals)?;
+    let served = node::run(runtime, program, asked, tls.as_ref(), inherited, signals)?;
     stopped(served);
     Ok(served)
 }

@@ -12,14 +12,16 @@ use std::time::Duration;
 
 use relay_core::bandwidth::Throttle;
 use relay_core::flow::Phase;
-use relay_core::{Instant, Leg, PerLeg, Relay};
+use relay_core::{EndReason, Instant, Leg, Outcome, PerLeg, Relay, Timer};
 use relay_migration::Key;
 
 use crate::bandwidth::Bandwidth;
+use crate::census::{Census, Over, Reading, Records, Series, Setup, Totals};
 use crate::clock::Clock;
 use crate::codec::NodeCodec;
 use crate::server::Plan;
 use crate::socket::Peer;
+use crate::tally::Tally;
 
 /// A session's number, never given twice in a process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -91,7 +93,33 @@ pub struct Meter {
     moved: AtomicU64,
     stage: AtomicU8,
     /// By the leg at whose other end they are.
-    identities: PerLeg<OnceLock<String>>,
+    peers: PerLeg<OnceLock<Proven>>,
+    /// By the leg that has TLS.
+    records: PerLeg<RecordMeter>,
+    /// The handshakes that are complete.
+    secured: PerLeg<AtomicBool>,
+    connected: AtomicBool,
+    /// Bytes of buffers on loan.
+    lent: AtomicU64,
+    /// Last of all.
+    over: OnceLock<Over>,
+}
+
+/// A peer of whom it is known who it is.
+#[derive(Debug)]
+struct Proven {
+    identity: String,
+    /// What the logs of both nodes have in common.
+    correlation: String,
+}
+
+/// As [`Records`].
+#[derive(Debug, Default)]
+struct RecordMeter {
+    sealed: AtomicU64,
+    opened: AtomicU64,
+    keys_sent: AtomicU64,
+    keys_received: AtomicU64,
 }
 
 /// By the leg read from, as everywhere.
@@ -108,7 +136,12 @@ impl Meter {
             flows: PerLeg::default(),
             moved: AtomicU64::new(at.as_nanos()),
             stage: AtomicU8::new(Stage::Handshake as u8),
-            identities: PerLeg::default(),
+            peers: PerLeg::default(),
+            records: PerLeg::default(),
+            secured: PerLeg::default(),
+            connected: AtomicBool::new(false),
+            lent: AtomicU64::new(0),
+            over: OnceLock::new(),
         }
     }
 
@@ -117,20 +150,90 @@ impl Meter {
         let stats = relay.stats();
         for leg in Leg::BOTH {
             self.flows[leg].read.store(stats.read[leg], Ordering::Relaxed);
-            self.flows[leg].delivered.store(stats.delivered[leg], Ordering::Relaxed);
+            self.flows[leg].delivered.store(stats.delivered[leg], Ordering::Release);
             let is_shut = relay.session().phase(leg) == Phase::Shut;
             self.flows[leg].is_shut.store(is_shut, Ordering::Relaxed);
-            if let Some(info) = relay.codec(leg).and_then(|codec| codec.as_tls()?.info()) {
-                self.identities[leg].get_or_init(|| info.peer.to_string());
+            if let Some(tls) = relay.codec(leg).and_then(NodeCodec::as_tls) {
+                let (counts, meter) = (tls.record_counts(), &self.records[leg]);
+                meter.sealed.store(counts.sealed, Ordering::Relaxed);
+                meter.opened.store(counts.opened, Ordering::Relaxed);
+                meter.keys_sent.store(counts.keys_sent, Ordering::Relaxed);
+                meter.keys_received.store(counts.keys_received, Ordering::Relaxed);
+                self.secured[leg].store(relay.session().is_up(leg), Ordering::Relaxed);
+                if let Some(info) = tls.info() {
+                    self.peers[leg].get_or_init(|| Proven {
+                        identity: info.peer.to_string(),
+                        correlation: correlation(&info.correlation),
+                    });
+                }
             }
         }
+        self.connected.store(relay.codec(Leg::Back).is_some(), Ordering::Relaxed);
+        self.lent.store(relay.lent() as u64, Ordering::Relaxed);
         self.moved.store(relay.session().last_progress().as_nanos(), Ordering::Relaxed);
         self.stage.store(Stage::of(relay) as u8, Ordering::Relaxed);
+        if let Some(outcome) = relay.outcome() {
+            self.over.get_or_init(|| over(relay, outcome));
+        }
+    }
+
+    fn records(&self, leg: Leg) -> Records {
+        let meter = &self.records[leg];
+        Records {
+            sealed: meter.sealed.load(Ordering::Relaxed),
+            opened: meter.opened.load(Ordering::Relaxed),
+            keys_sent: meter.keys_sent.load(Ordering::Relaxed),
+            keys_received: meter.keys_received.load(Ordering::Relaxed),
+        }
+    }
+
+    fn moved(&self, leg: Leg) -> Moved {
+        let meter = &self.flows[leg];
+        // In this order: what is delivered was read before.
+        let delivered = meter.delivered.load(Ordering::Acquire);
+        let is_shut = meter.is_shut.load(Ordering::Relaxed);
+        Moved { read: meter.read.load(Ordering::Relaxed).max(delivered), delivered, is_shut }
     }
 
     fn stage(&self) -> Stage {
         // nothing else is ever stored
         Stage::ALL[usize::from(self.stage.load(Ordering::Relaxed)) % Stage::ALL.len()]
+    }
+}
+
+/// A correlation as logs show it.
+pub(crate) fn correlation(id: &[u8]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What is to be counted of a session that is over.
+fn over(relay: &Relay<NodeCodec>, outcome: &Outcome) -> Over {
+    let reasons = PerLeg::new(outcome.flows.front.reason, outcome.flows.back.reason);
+    // A leg that could not be brought up ends both directions, with one reason.
+    let setup = |leg, timer| match reasons.front {
+        EndReason::SetupFailed(failed, why) if failed == leg => Setup::Failed(why),
+        EndReason::TimedOut(late) if late == timer => Setup::TimedOut,
+        EndReason::Eof
+        | EndReason::CloseNotify
+        | EndReason::SourceFailed(_)
+        | EndReason::SinkFailed(_)
+        | EndReason::Severed
+        | EndReason::SetupFailed(..)
+        | EndReason::TimedOut(_)
+        | EndReason::Aborted => Setup::Abandoned,
+    };
+    let up = |leg| relay.session().is_up(leg);
+    let handshake = |leg| {
+        let has_tls = relay.codec(leg).and_then(NodeCodec::as_tls).is_some();
+        has_tls.then(|| if up(leg) { Setup::Done } else { setup(leg, Timer::Secure(leg)) })
+    };
+    let is_connected = relay.codec(Leg::Back).is_some();
+    let dial = if is_connected { Setup::Done } else { setup(Leg::Back, Timer::Dial) };
+    Over {
+        is_clean: outcome.is_clean(),
+        reasons,
+        handshakes: PerLeg::new(handshake(Leg::Front), handshake(Leg::Back)),
+        dial: (is_connected || up(Leg::Front)).then_some(dial),
     }
 }
 
@@ -158,6 +261,8 @@ pub struct SessionView {
     pub peer: Peer,
     /// What the certificate of each leg's peer says, once verified; `None` for a leg without TLS.
     pub identities: PerLeg<Option<String>>,
+    /// What the logs of both nodes of a leg's TLS session have in common, once it is there.
+    pub correlations: PerLeg<Option<String>>,
     /// How far it has come.
     pub stage: Stage,
     /// Since it was accepted.
@@ -180,30 +285,44 @@ struct Entry {
 
 impl Entry {
     fn view(&self, now: Instant) -> SessionView {
-        let identity = |leg| self.meter.identities[leg].get().cloned();
-        let flow = |leg| {
-            let meter = &self.meter.flows[leg];
-            // In this order: what is delivered was read before.
-            let delivered = meter.delivered.load(Ordering::Relaxed);
-            let is_shut = meter.is_shut.load(Ordering::Relaxed);
-            Moved { read: meter.read.load(Ordering::Relaxed).max(delivered), delivered, is_shut }
-        };
+        let peer = |leg, what: fn(&Proven) -> &String| self.meter.peers[leg].get().map(what).cloned();
+        let both = |what| PerLeg::new(peer(Leg::Front, what), peer(Leg::Back, what));
         SessionView {
             id: self.id,
             route: self.route,
             plan: Arc::clone(&self.plan),
             peer: self.peer,
-            identities: PerLeg::new(identity(Leg::Front), identity(Leg::Back)),
+            identities: both(|peer| &peer.identity),
+            correlations: both(|peer| &peer.correlation),
             stage: self.meter.stage(),
             age: now.since(self.since),
-            flows: PerLeg::new(flow(Leg::Front), flow(Leg::Back)),
+            flows: PerLeg::new(self.meter.moved(Leg::Front), self.meter.moved(Leg::Back)),
             stalled_for: now.since(Instant::from_nanos(self.meter.moved.load(Ordering::Relaxed))),
+        }
+    }
+
+    fn reading(&self) -> Reading {
+        let meter = &self.meter;
+        // First: everything else is final if it is there.
+        let over = meter.over.get().copied();
+        let up = |leg: Leg| meter.secured[leg].load(Ordering::Relaxed);
+        Reading {
+            series: Series::of(&self.plan),
+            stage: meter.stage(),
+            flows: PerLeg::new(meter.moved(Leg::Front), meter.moved(Leg::Back)),
+            records: PerLeg::new(meter.records(Leg::Front), meter.records(Leg::Back)),
+            lent: meter.lent.load(Ordering::Relaxed),
+            secured: PerLeg::new(up(Leg::Front), up(Leg::Back)),
+            connected: meter.connected.load(Ordering::Relaxed),
+            over,
         }
     }
 }
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// Of those that are not at the table any more; and how many ever came.
+    gone: Totals,
     next: u64,
     entries: BTreeMap<SessionId, Arc<Entry>>,
     keys: BTreeMap<Key, usize>,
@@ -213,13 +332,15 @@ struct Inner {
 #[derive(Debug)]
 pub struct SessionTable {
     clock: Clock,
+    tally: Tally,
     inner: Mutex<Inner>,
     bandwidth: Bandwidth,
 }
 
 impl Default for SessionTable {
     fn default() -> Self {
-        Self { clock: Clock::start(), inner: Mutex::default(), bandwidth: Bandwidth::default() }
+        let (tally, bandwidth) = Default::default();
+        Self { clock: Clock::start(), tally, inner: Mutex::default(), bandwidth }
     }
 }
 
@@ -242,6 +363,37 @@ impl SessionTable {
         &self.bandwidth
     }
 
+    /// What loops and acceptor count besides sessions.
+    #[must_use]
+    pub const fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// A listener with this plan is open from now on. To be told by whoever accepts there.
+    pub fn opened(&self, plan: &Plan) {
+        self.lock().gone.expect(Series::of(plan));
+        self.tally.opened();
+    }
+
+    /// It is closed.
+    pub fn closed(&self) {
+        self.tally.closed();
+    }
+
+    /// Nothing new is accepted from now on. To be told by whoever was told to stop.
+    pub fn stopping(&self) {
+        self.tally.drain();
+    }
+
+    /// All sessions that were and are.
+    pub(crate) fn census(&self) -> Census {
+        let (gone, entries) = {
+            let inner = self.lock();
+            (inner.gone.clone(), inner.entries.values().cloned().collect::<Vec<_>>())
+        };
+        Census::new(gone, entries.iter().map(|entry| entry.reading()))
+    }
+
     /// Somebody was accepted, at `at` of the [`clock`](Self::clock). The seat is to be kept until its
     /// last descriptor is closed.
     #[must_use]
@@ -252,6 +404,7 @@ impl SessionTable {
         if let Some(label) = plan.label() {
             *inner.keys.entry(label.key.clone()).or_default() += 1;
         }
+        inner.gone.begin(Series::of(&plan));
         let entry = Arc::new(Entry { id, route, plan, peer, since: at, meter: Meter::new(at) });
         inner.entries.insert(id, Arc::clone(&entry));
         drop(inner);
@@ -348,6 +501,12 @@ impl Seat {
         self.table.bandwidth.throttle(key, self.table.clock.now())
     }
 
+    /// What loops and acceptor count besides sessions.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.table.tally
+    }
+
     /// Where to note what becomes of it.
     #[must_use]
     pub fn meter(&self) -> &Meter {
@@ -359,6 +518,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut inner = self.table.lock();
         inner.entries.remove(&self.entry.id);
+        inner.gone.bury(&self.entry.reading());
         if let Some(label) = self.entry.plan.label()
             && let Some(count) = inner.keys.get_mut(&label.key)
         {

@@ -3,18 +3,34 @@
 use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use relay_tls::{ClientTls, Identity, Material, MaterialError, PeerInfo, Pem, ServerTls};
 
 use crate::cli::TlsFiles;
+use crate::metrics;
 
 /// What new sessions begin with. Sessions keep what they began with.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) server: ServerTls,
     pub(crate) client: ClientTls,
+    dates: Dates,
+}
+
+/// When what is loaded ends, in seconds since 1970.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Dates {
+    /// Our certificate.
+    pub(crate) own: u64,
+    /// The first of the authorities.
+    pub(crate) authorities: Option<u64>,
+    /// The first of the revocation lists.
+    pub(crate) lists: Option<u64>,
+    /// When all of it was loaded, since 1970.
+    pub(crate) loaded: Duration,
 }
 
 /// Why TLS can't be set up: one line that names the file.
@@ -40,6 +56,8 @@ impl From<MaterialError> for TlsError {
 pub struct Tls {
     files: Option<TlsFiles>,
     present: Mutex<Settings>,
+    /// Reloads that took effect, and those that did not.
+    reloads: [AtomicU64; 2],
     /// Held while the files are read, so that of two reloads the later one's set stays.
     loading: Mutex<()>,
 }
@@ -51,7 +69,7 @@ impl Tls {
     /// A file that can't be read or is not what it should be.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
         let settings = read(&files)?;
-        Ok(Self { files: Some(files), present: Mutex::new(settings), loading: Mutex::default() })
+        Ok(Self { files: Some(files), ..Self::of(settings) })
     }
 
     /// Of material that is in memory; a reload leaves it as it is.
@@ -59,8 +77,12 @@ impl Tls {
     /// # Errors
     /// Material that can't be used.
     pub fn new(material: &Material, peers: &[Identity]) -> Result<Self, TlsError> {
-        let present = Mutex::new(settings(material, peers)?);
-        Ok(Self { files: None, present, loading: Mutex::default() })
+        settings(material, peers).map(Self::of)
+    }
+
+    fn of(settings: Settings) -> Self {
+        let (reloads, loading) = Default::default();
+        Self { files: None, present: Mutex::new(settings), reloads, loading }
     }
 
     /// Reads the files again. All of the new set takes effect for new sessions, or none of it.
@@ -70,10 +92,22 @@ impl Tls {
     pub fn reload(&self) -> Result<(), TlsError> {
         if let Some(files) = &self.files {
             let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
-            let new = read(files)?;
+            let [ok, failed] = &self.reloads;
+            let new = read(files).inspect_err(|_| metrics::count(failed))?;
             *self.present.lock().unwrap_or_else(PoisonError::into_inner) = new;
+            metrics::count(ok);
         }
         Ok(())
+    }
+
+    /// When what is loaded ends.
+    pub(crate) fn dates(&self) -> Dates {
+        self.present().dates
+    }
+
+    /// Reloads that took effect, and those that did not.
+    pub(crate) fn reloads(&self) -> [u64; 2] {
+        self.reloads.each_ref().map(|counter| counter.load(Ordering::Relaxed))
     }
 
     pub(crate) fn present(&self) -> Settings {
@@ -120,6 +154,12 @@ fn settings(material: &Material, peers: &[Identity]) -> Result<Settings, TlsErro
     Ok(Settings {
         server: ServerTls::builder(material).peers(peers.iter().cloned()).build()?,
         client: ClientTls::builder(material).peers(peers.iter().cloned()).build()?,
+        dates: Dates {
+            own: material.leaf().not_after(),
+            authorities: material.authorities_end(),
+            lists: material.lists_end(),
+            loaded: metrics::since_1970(SystemTime::now()),
+        },
     })
 }
 

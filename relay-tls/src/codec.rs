@@ -15,7 +15,7 @@ use crate::frame::{self, LAYOUT, PAYLOAD_MAX, Phase, Violation};
 use crate::hooks::Rejection;
 use crate::peer::PeerInfo;
 use crate::provider::Provider;
-use crate::records::{Ended, FRUITLESS_MAX, Received, Records};
+use crate::records::{Ended, FRUITLESS_MAX, Received, RecordCounts, Records};
 use crate::session::SessionInfo;
 
 /// Mutual TLS 1.3 on one leg, as a client or as a server.
@@ -42,6 +42,8 @@ pub struct TlsCodec {
     /// The transport ended without the peer's: nothing more is received. What we send may still arrive.
     cut_off: bool,
     info: Option<Box<SessionInfo>>,
+    /// Of a record layer that is gone.
+    counts: RecordCounts,
     failure: Option<Failure>,
     error_text: Option<Box<str>>,
     cause: Option<Cause>,
@@ -90,6 +92,7 @@ impl TlsCodec {
             closed: false,
             cut_off: false,
             info: None,
+            counts: RecordCounts::default(),
             failure: None,
             error_text: None,
             cause: None,
@@ -101,6 +104,16 @@ impl TlsCodec {
     #[must_use]
     pub fn info(&self) -> Option<&SessionInfo> {
         self.info.as_deref()
+    }
+
+    /// Records and changes of keys since the handshake. Of [`DataPath::InPlace`] only: rustls, where it
+    /// makes the records, does not say.
+    #[must_use]
+    pub fn record_counts(&self) -> RecordCounts {
+        match &self.state {
+            State::InPlace(records) => records.counts(),
+            State::Handshake(..) | State::Rustls(_) | State::Failed => self.counts,
+        }
     }
 
     /// A sentence for the error that ended the session.
@@ -174,6 +187,7 @@ impl TlsCodec {
 
     /// Records the end, once; keys and buffers go.
     fn fail(&mut self, failure: Failure, text: String) -> Failure {
+        self.counts = self.record_counts();
         self.state = State::Failed;
         self.error_text.get_or_insert_with(|| text.into_boxed_str());
         *self.failure.get_or_insert(failure)

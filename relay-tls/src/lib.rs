@@ -66,6 +66,7 @@ pub use material::Material;
 pub use peer::{Name, PeerInfo};
 pub use pem::Pem;
 pub use provider::Provider;
+pub use records::RecordCounts;
 pub use session::SessionInfo;
 
 #[cfg(test)]

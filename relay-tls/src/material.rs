@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::sign::CertifiedKey;
 
 use crate::error::{MaterialError, Problem};
-use crate::peer::PeerInfo;
+use crate::peer::{self, PeerInfo};
 use crate::pem::{self, Pem};
 use crate::provider::Provider;
 
@@ -31,6 +31,9 @@ struct Parts {
     roots: Arc<RootCertStore>,
     lists: Vec<CertificateRevocationListDer<'static>>,
     leaf: PeerInfo,
+    /// When the first of the authorities ends, and when the first of the lists is out of date.
+    authorities_end: Option<u64>,
+    lists_end: Option<u64>,
 }
 
 impl Material {
@@ -61,12 +64,15 @@ impl Material {
         };
         let certificates: Vec<_> = certificates.into_iter().map(|(_, certificate)| certificate).collect();
         check_key(&crypto, &certificates, &private_key, chain, key, key_line)?;
+        let (roots, authorities_end) = roots(authorities, provider)?;
         Ok(Self(Arc::new(Parts {
             chain: certificates,
             key: Arc::new(private_key),
-            roots: Arc::new(roots(authorities)?),
+            roots: Arc::new(roots),
             lists: Vec::new(),
             leaf,
+            authorities_end,
+            lists_end: None,
         })))
     }
 
@@ -88,6 +94,7 @@ impl Material {
                 .map_err(|error| {
                     MaterialError::new(lists.file, line, Problem::BadList { reason: error.to_string() })
                 })?;
+            parts.lists_end = earliest(parts.lists_end, peer::next_update(&list));
             parts.lists.push(list);
         }
         Ok(Self(Arc::new(parts)))
@@ -97,6 +104,19 @@ impl Material {
     #[must_use]
     pub fn leaf(&self) -> &PeerInfo {
         &self.0.leaf
+    }
+
+    /// When the first of the authorities ends, in seconds since 1970; `None` if none of them says.
+    #[must_use]
+    pub fn authorities_end(&self) -> Option<u64> {
+        self.0.authorities_end
+    }
+
+    /// From when on the first of the revocation lists counts as none, in seconds since 1970; `None` without
+    /// lists.
+    #[must_use]
+    pub fn lists_end(&self) -> Option<u64> {
+        self.0.lists_end
     }
 
     pub(crate) fn roots(&self) -> &Arc<RootCertStore> {
@@ -155,12 +175,19 @@ fn check_key(
     })
 }
 
-fn roots(authorities: Pem<'_>) -> Result<RootCertStore, MaterialError> {
+fn earliest(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).min()
+}
+
+/// The authorities, and when the first of them ends.
+fn roots(authorities: Pem<'_>, provider: Provider) -> Result<(RootCertStore, Option<u64>), MaterialError> {
     let mut roots = RootCertStore::empty();
+    let mut end = None;
     for (line, certificate) in pem::authorities(authorities)? {
+        end = earliest(end, PeerInfo::from_der(&certificate, provider).map(|info| info.not_after()));
         roots.add(certificate).map_err(|error| {
             MaterialError::new(authorities.file, line, Problem::BadCertificate { reason: error.to_string() })
         })?;
     }
-    Ok(roots)
+    Ok((roots, end))
 }

@@ -10,6 +10,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 
 use x509_cert::Certificate;
+use x509_cert::crl::CertificateList;
 use x509_cert::der::asn1::{ObjectIdentifier, PrintableStringRef, TeletexStringRef, Utf8StringRef};
 use x509_cert::der::{Any, Decode, Encode, Tag, Tagged};
 use x509_cert::ext::pkix::SubjectAltName;
@@ -143,6 +144,12 @@ impl fmt::Display for PeerInfo {
             more => write!(f, ",+{more}"),
         }
     }
+}
+
+/// From when on a revocation list is out of date, in seconds since 1970; `None` if it does not say.
+pub(crate) fn next_update(der: &[u8]) -> Option<u64> {
+    let list = <CertificateList>::from_der(der).ok()?;
+    Some(list.tbs_cert_list.next_update?.to_unix_duration().as_secs())
 }
 
 /// Text of a stranger's: without control characters, and not without end.

@@ -6,6 +6,7 @@
 //! Whatever a peer does that is not understood here ends the session, with an alert for it and a
 //! sentence for us.
 
+use core::mem;
 use core::ops::Range;
 
 use relay_core::codec::Sealed;
@@ -59,7 +60,11 @@ impl Protection {
     fn open(&mut self, record: &mut [u8]) -> Option<Range<usize>> {
         let (header, body) = record.split_first_chunk_mut::<HEADER>()?;
         let nonce = self.next_nonce()?;
-        let length = self.key.open(nonce, *header, body)?;
+        let Some(length) = self.key.open(nonce, *header, body) else {
+            // It is none, and nothing comes behind it.
+            self.sequence -= 1;
+            return None;
+        };
         Some(HEADER..HEADER + length)
     }
 }
@@ -90,9 +95,25 @@ impl From<Violation> for Ended {
     }
 }
 
+/// What a session's record layer has done so far: after the handshake, so without its records.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
+pub struct RecordCounts {
+    /// Records sealed, of whatever kind.
+    pub sealed: u64,
+    /// Records opened.
+    pub opened: u64,
+    /// How often we changed our keys (RFC 8446 section 4.6.3).
+    pub keys_sent: u64,
+    /// How often the peer changed its own.
+    pub keys_received: u64,
+}
+
 pub(crate) struct Records {
     send: Protection,
     receive: Protection,
+    /// Without the records under the present keys.
+    before: RecordCounts,
     kernel: Kernel,
     handshake: Handshake,
     /// The peer asked us to change our keys.
@@ -104,7 +125,8 @@ pub(crate) struct Records {
 impl Records {
     pub(crate) fn new(send: Protection, receive: Protection, kernel: Kernel, records_per_key: u64) -> Self {
         let handshake = Handshake::new(kernel.side());
-        Self { send, receive, kernel, handshake, answer_due: false, fruitless: 0, records_per_key }
+        let before = RecordCounts::default();
+        Self { send, receive, before, kernel, handshake, answer_due: false, fruitless: 0, records_per_key }
     }
 
     /// Seals the payload at `slot[HEADER..]`. A change of keys comes first if it is time for one,
@@ -147,9 +169,20 @@ impl Records {
         const KEY_UPDATE_NOT_REQUESTED: [u8; 5] = [24, 0, 0, 1, 0];
         self.send_small(content::HANDSHAKE, &KEY_UPDATE_NOT_REQUESTED, control)
             .ok_or(Failure::KeyExhausted)?;
-        self.send = self.kernel.next_sending().ok_or(Failure::KeyExhausted)?;
+        let next = self.kernel.next_sending().ok_or(Failure::KeyExhausted)?;
+        self.before.sealed += mem::replace(&mut self.send, next).sequence;
+        self.before.keys_sent += 1;
         self.answer_due = false;
         Ok(())
+    }
+
+    /// So far. A record's number within its keys counts it already.
+    pub(crate) const fn counts(&self) -> RecordCounts {
+        RecordCounts {
+            sealed: self.before.sealed + self.send.sequence,
+            opened: self.before.opened + self.receive.sequence,
+            ..self.before
+        }
     }
 
     /// Queues a record of our own: `bytes` are a key update or an alert.
@@ -222,7 +255,8 @@ impl Records {
                         let text = "the peer's next key could not be derived";
                         return Err(Violation::new(alert::INTERNAL_ERROR, text).into());
                     };
-                    self.receive = next;
+                    self.before.opened += mem::replace(&mut self.receive, next).sequence;
+                    self.before.keys_received += 1;
                     self.answer_due |= requested;
                     Ok(Received::Nothing)
                 }

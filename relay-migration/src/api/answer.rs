@@ -60,6 +60,9 @@ pub struct SessionView {
     /// Who the other node is, by its certificate; none in plaintext, or not known yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
+    /// What the logs of both nodes call its TLS session; none in plaintext, or not known yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_session: Option<String>,
     /// Where it came in.
     pub listen: String,
     /// What was dialed for it.

@@ -3,7 +3,7 @@
 use clap::{ArgMatches, Command};
 
 use super::args::{all, endpoint, many, rights, rights_args, those_given};
-use super::serving::{Serving, TlsFiles, serving, tls_files, with_serving};
+use super::serving::{Serving, TlsFiles, metrics, serving, tls_files, with_serving};
 use crate::endpoint::{Endpoint, Host};
 use crate::listen::Rights;
 
@@ -16,6 +16,8 @@ pub struct Forward {
     pub rights: Rights,
     /// Present exactly if an endpoint is `tls:`.
     pub tls: Option<TlsFiles>,
+    /// Where metrics are asked for.
+    pub metrics: Option<Endpoint>,
     /// How to do it.
     pub serving: Serving,
 }
@@ -97,6 +99,7 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Forward, String> {
         tls: tls_files(matches, secured.as_deref(), "no endpoint is tls:HOST:PORT")?,
         pairs: listen.into_iter().zip(connect).collect(),
         rights: rights(matches),
+        metrics: metrics(matches)?,
         serving: serving(matches),
     })
 }

@@ -12,7 +12,7 @@ use relay_migration::roles::RuleSet;
 use super::args::{
     all, endpoint, flag, given, holder_arg, many, one, required, rights, rights_args, text, those_given,
 };
-use super::serving::{Serving, TlsFiles, rate, rate_arg, serving, tls_files, with_serving};
+use super::serving::{Serving, TlsFiles, metrics, rate, rate_arg, serving, tls_files, with_serving};
 use super::target::{self, Address};
 use crate::bandwidth::Rate;
 use crate::endpoint::Endpoint;
@@ -47,6 +47,8 @@ pub struct Node {
     pub holder: Option<Holder>,
     /// `None` for plaintext.
     pub tls: Option<TlsFiles>,
+    /// Where metrics are asked for.
+    pub metrics: Option<Endpoint>,
     /// How to do it.
     pub serving: Serving,
     /// Bytes a second for each migration.
@@ -197,6 +199,7 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Node, String> {
         rights,
         holder: given(matches, "backend-owner"),
         tls: tls_files(matches, wanted, "so is --plain")?,
+        metrics: metrics(matches)?,
         serving: serving(matches),
         bandwidth_per_key: rate(matches, "bandwidth-per-key"),
     })

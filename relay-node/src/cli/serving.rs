@@ -8,8 +8,9 @@ use clap::builder::ValueParser;
 use clap::{Arg, ArgMatches, Command};
 use relay_tls::Identity;
 
-use super::args::{all, file, given, listed, many, one, text, those_given};
+use super::args::{all, endpoint, file, given, listed, many, one, text, those_given};
 use crate::bandwidth::Rate;
+use crate::endpoint::Endpoint;
 use crate::logging::Format;
 use crate::quantity;
 use crate::socket::TcpOptions;
@@ -125,6 +126,10 @@ pub(super) fn with_serving(command: Command) -> Command {
              100MiB/s; shared out in turns [default: off]",
         ))
         .args(timeout_args())
+        .arg(one("metrics", "ENDPOINT", endpoint()).help(
+            "Answer Prometheus here, over HTTP in plaintext: tcp:HOST:PORT, unix:PATH, unix:@NAME or fd:NAME;\n\
+             also /healthz and /readyz",
+        ))
         .arg(log_format_arg())
 }
 
@@ -142,6 +147,16 @@ pub(super) fn rate(matches: &ArgMatches, name: &str) -> Rate {
 /// What clap holds for a rate.
 #[derive(Clone, Copy)]
 struct RateOrOff(Rate);
+
+/// Where metrics are asked for.
+pub(super) fn metrics(matches: &ArgMatches) -> Result<Option<Endpoint>, String> {
+    match given::<Endpoint>(matches, "metrics") {
+        Some(Endpoint::Tls(at)) => {
+            Err(format!("--metrics tls:{at}: metrics are told in plaintext, to tcp:{at} or a unix socket"))
+        }
+        metrics => Ok(metrics),
+    }
+}
 
 pub(super) fn serving(matches: &ArgMatches) -> Serving {
     let number = |name| given::<u64>(matches, name).and_then(|n| usize::try_from(n).ok());

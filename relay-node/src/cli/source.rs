@@ -5,7 +5,8 @@ use clap::{ArgMatches, Command, ValueHint};
 use relay_migration::{BaseDir, Host, Key, PortMap};
 
 use super::args::{flag, host, one, required, rights, rights_args, text};
-use super::serving::{Serving, TlsFiles, serving, tls_files, with_serving};
+use super::serving::{Serving, TlsFiles, metrics, serving, tls_files, with_serving};
+use crate::endpoint::Endpoint;
 use crate::listen::Rights;
 
 /// `source`: the side that a virtual machine leaves.
@@ -23,6 +24,8 @@ pub struct Source {
     pub rights: Rights,
     /// `None` for plaintext.
     pub tls: Option<TlsFiles>,
+    /// Where metrics are asked for.
+    pub metrics: Option<Endpoint>,
     /// How to do it.
     pub serving: Serving,
 }
@@ -102,6 +105,7 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Source, String> {
         ports,
         rights: rights(matches),
         tls: tls_files(matches, wanted, "so is --plain")?,
+        metrics: metrics(matches)?,
         serving: serving(matches),
     })
 }

@@ -7,7 +7,8 @@ use clap::{Arg, ArgMatches, Command};
 use relay_migration::{Backends, Channel, Host, Invalid, Key, PortRange, SocketPath};
 
 use super::args::{all, flag, given, holder_arg, host, interface, many, one, required, text};
-use super::serving::{Serving, TlsFiles, serving, tls_files, with_serving};
+use super::serving::{Serving, TlsFiles, metrics, serving, tls_files, with_serving};
+use crate::endpoint::Endpoint;
 use crate::socket::Holder;
 
 /// `target`: the side that a virtual machine comes to.
@@ -27,6 +28,8 @@ pub struct Target {
     pub holder: Option<Holder>,
     /// `None` for plaintext.
     pub tls: Option<TlsFiles>,
+    /// Where metrics are asked for.
+    pub metrics: Option<Endpoint>,
     /// How to do it.
     pub serving: Serving,
 }
@@ -132,6 +135,7 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Target, String> {
         range,
         holder: given(matches, "backend-owner"),
         tls: tls_files(matches, wanted, "so is --plain")?,
+        metrics: metrics(matches)?,
         serving: serving(matches),
     })
 }

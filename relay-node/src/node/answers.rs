@@ -69,6 +69,7 @@ fn session(view: &sessions::SessionView) -> SessionView {
         channel: label.map_or(0, |label| label.channel.id()),
         peer: view.peer.to_string(),
         identity: view.identities[other].clone(),
+        tls_session: view.correlations[other].clone(),
         listen: view.plan.listen().to_string(),
         connect: view.plan.backend().endpoint().to_string(),
         stage: view.stage.to_string(),

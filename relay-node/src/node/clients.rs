@@ -16,10 +16,10 @@ use socket2::Socket;
 
 use super::http::{Answer, Asked, Connection, error};
 use super::manager::ClientId;
-use super::metrics::Counters;
 use crate::cli::Allowed;
 use crate::failure::is_exhausted;
 use crate::listen::Listener;
+use crate::metrics::Calls;
 
 /// Clients at once.
 const CLIENTS_MAX: usize = 64;
@@ -45,20 +45,33 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct Clients {
+pub(crate) struct Clients {
     /// Until a successor has taken over.
     listener: Option<Listener>,
-    allowed: Vec<Allowed>,
-    own: u32,
+    /// Who is let in; `None` for anybody.
+    door: Option<Door>,
+    parse: Parse,
     clients: BTreeMap<ClientId, Client>,
     next_id: u64,
     paused: Option<Instant>,
 }
 
+/// Makes a call of method, path and body.
+type Parse = fn(&str, &str, &[u8]) -> Result<Call, ApiError>;
+
+/// Who is let in besides root.
+#[derive(Debug)]
+struct Door {
+    allowed: Vec<Allowed>,
+    own: u32,
+}
+
 struct Client {
     socket: Socket,
     connection: Connection,
-    who: Who,
+    parse: Parse,
+    /// As far as it matters.
+    who: Option<Who>,
     /// When it has taken too long, at whatever it does.
     deadline: Instant,
     asked: Option<(String, Instant)>,
@@ -80,14 +93,46 @@ struct Who {
     gid: u32,
 }
 
+impl Who {
+    fn of(socket: &Socket) -> Option<Self> {
+        let found = rustix::net::sockopt::socket_peercred(socket).ok()?;
+        let pid = found.pid.as_raw_nonzero().get();
+        Some(Self { pid, uid: found.uid.as_raw(), gid: found.gid.as_raw() })
+    }
+}
+
+impl Door {
+    fn admits(&self, who: Who) -> bool {
+        who.uid == 0
+            || who.uid == self.own
+            || self.allowed.iter().any(|allowed| match allowed {
+                Allowed::Uid(uid) => *uid == who.uid,
+                Allowed::Gid(gid) => *gid == who.gid,
+            })
+    }
+}
+
 impl Clients {
-    pub(super) fn new(listener: Listener, allowed: Vec<Allowed>) -> Self {
-        let own = rustix::process::geteuid().as_raw();
-        Self { listener: Some(listener), allowed, own, clients: BTreeMap::new(), next_id: 0, paused: None }
+    /// Of the control API: those who are allowed, by the kernel's word.
+    pub(crate) fn new(listener: Listener, allowed: Vec<Allowed>) -> Self {
+        let door = Door { allowed, own: rustix::process::geteuid().as_raw() };
+        Self { door: Some(door), ..Self::of_anybody(listener, api::parse) }
+    }
+
+    /// Whoever comes, from wherever; what they do is no news.
+    pub(crate) fn of_anybody(listener: Listener, parse: Parse) -> Self {
+        Self {
+            listener: Some(listener),
+            door: None,
+            parse,
+            clients: BTreeMap::new(),
+            next_id: 0,
+            paused: None,
+        }
     }
 
     /// What to wait on, and for what; `None` is the listener.
-    pub(super) fn interests(&self) -> Vec<(Option<ClientId>, BorrowedFd<'_>, PollFlags)> {
+    pub(crate) fn interests(&self) -> Vec<(Option<ClientId>, BorrowedFd<'_>, PollFlags)> {
         let listener = self.listener.as_ref().filter(|_| self.paused.is_none());
         let listener = listener.map(|listener| (None, listener.as_fd(), PollFlags::IN));
         let mut interests: Vec<_> = listener.into_iter().collect();
@@ -101,11 +146,11 @@ impl Clients {
         interests
     }
 
-    pub(super) fn next_timeout(&self) -> Option<Instant> {
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
         self.clients.values().map(|client| client.deadline).chain(self.paused).min()
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if self.paused.is_some_and(|until| now >= until) {
             self.paused = None;
         }
@@ -116,7 +161,9 @@ impl Clients {
             if client.discarding.is_none() && client.connection.is_within() && !client.connection.is_asked() {
                 let seconds = REQUEST_TIME.as_secs();
                 let late = error(408, format!("the request was not complete after {seconds} s"));
-                log::warn!(pid = client.who.pid, uid = client.who.uid; "control client dropped: {}", late.message);
+                if let Some(Who { pid, uid, .. }) = client.who {
+                    log::warn!(pid, uid; "control client dropped: {}", late.message);
+                }
                 client.connection.refuse(&Answer::from(&late));
                 let _ = (&client.socket).write(client.connection.outgoing());
             }
@@ -124,12 +171,12 @@ impl Clients {
     }
 
     /// Takes those who wait.
-    pub(super) fn accept(&mut self, now: Instant, counters: &Counters) {
+    pub(crate) fn accept(&mut self, now: Instant, calls: &Calls) {
         // as many as there may be at once, and then others have their turn
         for _ in 0..CLIENTS_MAX {
             let Some(listener) = &self.listener else { return };
             match listener.accept() {
-                Ok((socket, _)) => self.enter(socket, now, counters),
+                Ok((socket, _)) => self.enter(socket, now, calls),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(e) if is_exhausted(&e) => {
                     log::warn!(error:% = e; "control clients wait for descriptors");
@@ -141,14 +188,20 @@ impl Clients {
         }
     }
 
-    fn enter(&mut self, socket: Socket, now: Instant, counters: &Counters) {
-        let Ok(found) = rustix::net::sockopt::socket_peercred(&socket) else { return };
-        let who =
-            Who { pid: found.pid.as_raw_nonzero().get(), uid: found.uid.as_raw(), gid: found.gid.as_raw() };
+    fn enter(&mut self, socket: Socket, now: Instant, calls: &Calls) {
         let mut connection = Connection::new();
-        if !self.may(who) {
+        let who = match &self.door {
+            Some(_) => match Who::of(&socket) {
+                Some(who) => Some(who),
+                None => return,
+            },
+            None => None,
+        };
+        if let (Some(who), Some(door)) = (who, &self.door)
+            && !door.admits(who)
+        {
             log::warn!(pid = who.pid, uid = who.uid, gid = who.gid; "control client refused; --control-allow would let it in");
-            counters.called(403);
+            calls.count(403);
             let refused =
                 format!("user {}:{} may not use this; --control-allow would let it", who.uid, who.gid);
             connection.refuse(&Answer::from(&error(403, refused)));
@@ -156,21 +209,23 @@ impl Clients {
         if self.clients.len() >= CLIENTS_MAX {
             let quiet = self.clients.iter().filter(|(_, client)| !client.connection.is_asked());
             if let Some(id) = quiet.min_by_key(|(_, client)| client.deadline).map(|(id, _)| *id) {
-                log::warn!("too many control clients at once: the quietest makes way");
+                if self.door.is_some() {
+                    log::warn!("too many control clients at once: the quietest makes way");
+                }
                 self.clients.remove(&id);
             }
         }
         let id = ClientId(self.next_id);
         self.next_id += 1;
-        let client =
-            Client { socket, connection, who, deadline: now + IDLE_TIME, asked: None, discarding: None };
+        let (parse, deadline) = (self.parse, now + IDLE_TIME);
+        let client = Client { socket, connection, parse, who, deadline, asked: None, discarding: None };
         self.clients.insert(id, client);
         self.write(id, now);
     }
 
     /// A client's connection, which is no client's any more, and its process.
     pub(super) fn detach(&mut self, id: ClientId) -> Option<(Socket, i32)> {
-        self.clients.remove(&id).map(|client| (client.socket, client.who.pid))
+        self.clients.remove(&id).and_then(|client| Some((client.socket, client.who?.pid)))
     }
 
     /// The socket where they come.
@@ -183,17 +238,8 @@ impl Clients {
         self.listener = None;
     }
 
-    fn may(&self, who: Who) -> bool {
-        who.uid == 0
-            || who.uid == self.own
-            || self.allowed.iter().any(|allowed| match allowed {
-                Allowed::Uid(uid) => *uid == who.uid,
-                Allowed::Gid(gid) => *gid == who.gid,
-            })
-    }
-
     /// Reads a piece; the call, if that completes one.
-    pub(super) fn read(&mut self, id: ClientId, now: Instant, counters: &Counters) -> Option<Call> {
+    pub(crate) fn read(&mut self, id: ClientId, now: Instant, calls: &Calls) -> Option<Call> {
         let client = self.clients.get_mut(&id)?;
         if !client.connection.wants_read() && client.discarding.is_none() {
             // it has left, and nothing can be told it any more
@@ -223,26 +269,26 @@ impl Clients {
         if !client.connection.is_within() {
             client.deadline = now + REQUEST_TIME;
         }
-        let call = client.take(&piece[..length], now, counters);
+        let call = client.take(&piece[..length], now, calls);
         self.write(id, now);
         call
     }
 
     /// An answer is there.
-    pub(super) fn answer(
+    pub(crate) fn answer(
         &mut self,
         id: ClientId,
         answer: &Answer,
         now: Instant,
-        counters: &Counters,
+        calls: &Calls,
     ) -> Option<Call> {
         let client = self.clients.get_mut(&id)?;
-        client.answer(answer, now, counters);
+        client.answer(answer, now, calls);
         self.write(id, now)
             .then(|| {
                 // what it sent behind its request
                 let client = self.clients.get_mut(&id)?;
-                let call = client.take(&[], now, counters);
+                let call = client.take(&[], now, calls);
                 self.write(id, now);
                 call
             })
@@ -250,7 +296,7 @@ impl Clients {
     }
 
     /// Sends what there is to be sent; whether all of it is out and the client still there.
-    pub(super) fn write(&mut self, id: ClientId, now: Instant) -> bool {
+    pub(crate) fn write(&mut self, id: ClientId, now: Instant) -> bool {
         let Some(client) = self.clients.get_mut(&id) else { return false };
         while !client.connection.outgoing().is_empty() {
             match (&client.socket).write(client.connection.outgoing()) {
@@ -284,23 +330,23 @@ const LOOKS: [&str; 6] =
 
 impl Client {
     /// Takes bytes; the call, if they complete one that makes sense. What makes none is answered.
-    fn take(&mut self, bytes: &[u8], now: Instant, counters: &Counters) -> Option<Call> {
+    fn take(&mut self, bytes: &[u8], now: Instant, calls: &Calls) -> Option<Call> {
         match self.connection.receive(bytes) {
             Ok(None) => None,
             Ok(Some(Asked { method, path, body })) => {
                 self.asked = Some((format!("{method} {path}"), now));
                 self.deadline = Instant::from_nanos(u64::MAX);
-                match api::parse(&method, &path, &body) {
+                match (self.parse)(&method, &path, &body) {
                     Ok(call) => Some(call),
                     Err(refused) => {
-                        self.answer(&Answer::from(&refused), now, counters);
+                        self.answer(&Answer::from(&refused), now, calls);
                         None
                     }
                 }
             }
             Err(refused) => {
                 self.refused(&refused);
-                counters.called(refused.status);
+                calls.count(refused.status);
                 self.connection.refuse(&Answer::from(&refused));
                 self.deadline = now + ANSWER_TIME;
                 None
@@ -308,13 +354,13 @@ impl Client {
         }
     }
 
-    fn answer(&mut self, answer: &Answer, now: Instant, counters: &Counters) {
-        counters.called(answer.status);
+    fn answer(&mut self, answer: &Answer, now: Instant, calls: &Calls) {
+        calls.count(answer.status);
         self.connection.answer(answer);
         self.deadline = now + ANSWER_TIME;
         let Some((asked, since)) = self.asked.take() else { return };
         let milliseconds = now.since(since).as_millis() as u64;
-        let Who { pid, uid, .. } = self.who;
+        let Some(Who { pid, uid, .. }) = self.who else { return };
         let (asked, status) = (asked.as_str(), answer.status);
         match &answer.error {
             Some(error) => {
@@ -330,7 +376,7 @@ impl Client {
     }
 
     fn refused(&self, refused: &ApiError) {
-        let Who { pid, uid, .. } = self.who;
+        let Some(Who { pid, uid, .. }) = self.who else { return };
         log::info!(status = refused.status, pid, uid, error = refused.message.as_str(); "control call refused");
     }
 }

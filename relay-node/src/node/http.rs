@@ -18,27 +18,27 @@ pub(super) struct Asked {
     pub(super) method: String,
     /// Without query.
     pub(super) path: String,
-    pub(super) body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// What is said back.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) kind: &'static str,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) kind: &'static str,
+    pub(crate) body: Vec<u8>,
     /// The methods there are, if the one asked for is not among them.
-    pub(super) allow: Option<&'static str>,
+    pub(crate) allow: Option<&'static str>,
     /// Why it is no good news, for the log.
-    pub(super) error: Option<String>,
+    pub(crate) error: Option<String>,
 }
 
 impl Answer {
-    pub(super) fn json(body: Vec<u8>) -> Self {
+    pub(crate) fn json(body: Vec<u8>) -> Self {
         Self { status: 200, kind: "application/json", body, allow: None, error: None }
     }
 
-    pub(super) fn text(status: u16, kind: &'static str, body: String) -> Self {
+    pub(crate) fn text(status: u16, kind: &'static str, body: String) -> Self {
         Self { status, kind, body: body.into_bytes(), allow: None, error: None }
     }
 }

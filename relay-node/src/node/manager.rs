@@ -25,7 +25,6 @@ use relay_migration::vmi::{Seen, VmiName};
 use super::answers;
 use super::http::Answer;
 use super::limits;
-use super::metrics::{self, Counters};
 use super::network::Networks;
 use super::pods::Pods;
 use super::printer::Printer;
@@ -34,6 +33,7 @@ use super::takeover::{self, Estate};
 use crate::control::{Beat, Command, Controller, Sessions};
 use crate::handed::Handed;
 use crate::listen::{Hand, Listener, Shared};
+use crate::metrics::{self, Metrics};
 use crate::server::{Label, Plan, Route};
 use crate::service;
 use crate::sessions::{RouteId, SessionId, SessionTable};
@@ -45,7 +45,7 @@ const COUNT: Duration = Duration::from_secs(1);
 
 /// A client of the control API, by a number that is never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(super) struct ClientId(pub(super) u64);
+pub(crate) struct ClientId(pub(super) u64);
 
 /// Who waits for the registry's answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -83,7 +83,7 @@ pub(super) struct Parts {
     pub(super) state: Option<State>,
     pub(super) controller: Controller,
     pub(super) sessions: Arc<SessionTable>,
-    pub(super) counters: Arc<Counters>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) drain_timeout: Option<Duration>,
 }
 
@@ -103,6 +103,8 @@ pub(super) struct Manager {
     waits: BTreeMap<(VmiName, Side), String>,
     answers: Vec<(ClientId, Answer)>,
     succession: Succession,
+    /// The registry may have changed since its migrations were counted.
+    unnoted: bool,
     /// The loops were told to stop.
     stopped: bool,
     /// And to end everything at once.
@@ -124,6 +126,7 @@ impl Manager {
             waits: BTreeMap::new(),
             answers: Vec::new(),
             succession: Succession::None,
+            unnoted: true,
             stopped: false,
             aborted: false,
             until: None,
@@ -200,11 +203,22 @@ impl Manager {
             }
             Call::Ready => Ok(Answer::text(200, "text/plain", "ready\n".to_owned())),
             Call::Metrics => {
-                let Parts { registry, sessions, counters, .. } = &self.parts;
-                Ok(Answer::text(200, metrics::TYPE, metrics::text(registry, sessions, counters)))
+                self.note_migrations();
+                Ok(Answer::text(200, metrics::CONTENT_TYPE, self.parts.metrics.text()))
             }
         };
         self.answers.push((client, answer.unwrap_or_else(|error| Answer::from(&error))));
+    }
+
+    /// Has the metrics know how many migrations there are, if that may have changed.
+    pub(super) fn note_migrations(&mut self) {
+        if let Some(daemon) = self.parts.metrics.daemon().filter(|_| self.unnoted) {
+            self.unnoted = false;
+            let registry = &self.parts.registry;
+            let sources = registry.names().filter(|name| name.side == Side::Source).count();
+            let targets = registry.names().filter(|name| name.side == Side::Target).count();
+            daemon.note(sources, targets, registry.is_shutting_down());
+        }
     }
 
     fn end_session(&self, id: SessionId) -> Result<Answer, ApiError> {
@@ -266,7 +280,9 @@ impl Manager {
     /// Objects were seen.
     pub(super) fn observe(&mut self, seen: Seen) {
         let Some(mut reconciler) = self.parts.reconciler.take() else { return };
-        metrics::count(&self.parts.counters.objects);
+        if let Some(daemon) = self.parts.metrics.daemon() {
+            metrics::count(&daemon.objects);
+        }
         let names = match &seen {
             Seen::Present(vmi) => vec![vmi.name.clone()],
             Seen::Gone(name) => {
@@ -290,7 +306,9 @@ impl Manager {
 
     /// Something came that is no object.
     pub(super) fn ignored(&self, why: &str) {
-        metrics::count(&self.parts.counters.ignored);
+        if let Some(daemon) = self.parts.metrics.daemon() {
+            metrics::count(&daemon.ignored);
+        }
         log::warn!("{why}");
     }
 
@@ -459,6 +477,7 @@ impl Manager {
 
     /// Does what the registry demands, then passes on what came of it.
     fn settle(&mut self, mut events: Vec<Event>) {
+        self.unnoted = true;
         loop {
             let closing = |id: &ListenerId| self.open.get(id).is_some_and(|open| open.closing);
             let is_new = |demand: &Demand| !matches!(demand, Demand::Close { id } if closing(id));

@@ -76,11 +76,18 @@ fn a_migration_through_the_control_api() {
         );
         assert_eq!(session["identity"], "cn:the-source,ip:127.0.0.1", "{session}");
     }
+    let called = sessions[0]["tls_session"].as_str().expect("an id").to_owned();
+    assert_eq!(
+        (sessions[1]["tls_session"].as_str(), called.len()),
+        (Some(&*called), 32),
+        "the same at both ends"
+    );
     let metrics = call(&control, "GET", "/metrics", "").1;
     for line in [
         "relay_migrations{side=\"source\"} 1",
         "relay_listeners 6",
         "relay_sessions{side=\"target\",channel=\"49152\",stage=\"open\"} 1",
+        "relay_sessions_accepted_total{side=\"target\",channel=\"49152\"} 2",
         "relay_delivered_bytes_total{side=\"source\",channel=\"0\",direction=\"backward\"} 5",
         "relay_sessions_ended_total{side=\"source\",channel=\"0\",result=\"clean\"} 1",
     ] {
@@ -106,6 +113,10 @@ fn a_migration_through_the_control_api() {
     let (status, log) = node.end();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(!Path::new(&control).exists() && log.contains("PUT /v1/targets/vm1"), "{log}");
+    for field in ["front_session", "back_session"] {
+        let of_session = log.lines().filter(|line| line.contains(&format!("{field}={called}")));
+        assert_eq!(of_session.count(), 1, "one line of each side has it: {log}");
+    }
 }
 
 /// A backend, an address and an owner may change while a listener stays where it is.

@@ -99,6 +99,8 @@ impl Drop for Node {
     /// A test that failed leaves no program behind.
     fn drop(&mut self) {
         let _ = self.child.kill();
+        // Only then it holds nothing any more.
+        let _ = self.child.wait();
     }
 }
 

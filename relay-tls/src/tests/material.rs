@@ -196,3 +196,19 @@ proptest! {
         }
     }
 }
+
+/// What a metric of expiry is made of: the first to end counts.
+#[test]
+fn the_first_authority_and_the_first_list_to_end_are_known() {
+    let [authority, other] = ["ca", "other"].map(Authority::new);
+    let issued = authority.issue(&Leaf { years: (2020, 2090), ..Leaf::default() });
+    let both = authority.pem.clone() + &other.issue(&Leaf { years: (2020, 2050), ..Leaf::default() }).chain;
+    let material = load_bytes(issued.chain.as_bytes(), issued.key.as_bytes(), both.as_bytes()).unwrap();
+    let year = |year: u64| (year - 1970) * 31_556_952;
+    assert!(material.leaf().not_after().abs_diff(year(2090)) < 86_400 * 2);
+    assert!(material.authorities_end().is_some_and(|end| end.abs_diff(year(2050)) < 86_400 * 2));
+    assert_eq!(material.lists_end(), None);
+    let lists = [2100, 2060, 2080].map(|until| authority.revoke(&[], until)).concat();
+    let material = material.with_crls(Pem { file: "crl", bytes: lists.as_bytes() }).unwrap();
+    assert!(material.lists_end().is_some_and(|end| end.abs_diff(year(2060)) < 86_400 * 2));
+}

@@ -290,3 +290,27 @@ fn padding_up_to_its_limit_is_taken_and_nothing_comes_of_it() {
         assert!(server.closed, "{victim:?}");
     }
 }
+
+/// Whatever changes of keys are in between, and also once the session is over.
+#[test]
+fn what_one_end_seals_the_other_opens_and_both_count_it() {
+    let pair = Pair::new();
+    let (mut client, mut server) = secured(&pair, OURS, 2);
+    for _ in 0..5 {
+        client.to_send = vec![7; 10];
+        client.flush(&mut Cut::Whole);
+    }
+    carry(&mut client, &mut server, &mut Cut::Whole);
+    let (sent, received) = (client.codec.record_counts(), server.codec.record_counts());
+    assert_eq!(server.received.len(), 50);
+    assert!(sent.keys_sent >= 2 && sent.sealed >= 5 + sent.keys_sent, "{sent:?}");
+    assert_eq!((sent.sealed, sent.keys_sent), (received.opened, received.keys_received));
+    assert_eq!((sent.opened, sent.keys_received), (received.sealed, received.keys_sent));
+    // One that does not decrypt is none; the rest is known beyond the end.
+    server.incoming.extend([23, 3, 3, 0, 32].into_iter().chain([0; 32]));
+    server.open();
+    assert_eq!(server.failure, Some(Failure::Protocol));
+    let after = server.codec.record_counts();
+    assert_eq!((after.opened, after.keys_received), (received.opened, received.keys_received));
+    assert_eq!(after.sealed, received.sealed + 1, "the alert");
+}

@@ -8,8 +8,10 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use relay_core::Outcome;
+use relay_node::tally::Laps;
 use relay_node::{Observer, Runtime, ServeError, Served, Server};
 use tokio::runtime::Builder;
 
@@ -58,9 +60,26 @@ impl Runtime for Tokio {
             .enable_all()
             .build()
             .map_err(|error| ServeError::new("make a poller", error))?;
-        runtime.block_on(accepting::accept(server, Arc::clone(&shared)))?;
+        let laps = server.sessions.tally().laps();
+        runtime.block_on(async {
+            // It ends with the runtime.
+            tokio::spawn(watch_lag(laps));
+            accepting::accept(server, Arc::clone(&shared)).await
+        })?;
         let served = *shared.served.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(served)
+    }
+}
+
+/// Between two looks at how late a task runs.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Notes how long after its time a task runs that only waits for it.
+async fn watch_lag(laps: Arc<Laps>) {
+    loop {
+        let due = tokio::time::Instant::now() + LOOK;
+        tokio::time::sleep_until(due).await;
+        laps.note(due.elapsed());
     }
 }
 

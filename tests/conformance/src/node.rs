@@ -32,10 +32,10 @@ impl Node {
     #[must_use]
     pub fn start(program: PathBuf, scratch: &Scratch, control: &str, options: &[&str]) -> Self {
         let mut node = Self::spawn(program, scratch, control, options);
-        let mut line = String::new();
-        let out = node.child.stdout.take().expect("piped");
-        BufReader::new(out).read_line(&mut line).expect("a line");
-        assert_eq!(line.trim(), format!("listening unix:{}", node.control.display()), "{}", node.logged());
+        let out = BufReader::new(node.child.stdout.take().expect("piped"));
+        let lines = out.lines().map(|line| line.expect("a line"));
+        let line = lines.into_iter().find(|line| !line.starts_with("metrics ")).unwrap_or_default();
+        assert_eq!(line, format!("listening unix:{}", node.control.display()), "{}", node.logged());
         node
     }
 

@@ -160,7 +160,10 @@ impl Setup {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("{script}exec \"$@\""), "sh"]);
         command.args(&self.wrapper).arg(&self.program).arg("forward").args(&self.arguments);
-        command.args(["--log-format", "json"]).env("RUST_LOG", "info").stdin(Stdio::null());
+        command
+            .args(["--log-format", "json"])
+            .env("RUST_LOG", "info,relay_node::noise=debug")
+            .stdin(Stdio::null());
         command.envs(self.variables.drain(..));
         if let Some((socket, _)) = self.inherited.take() {
             command.stdin(socket);

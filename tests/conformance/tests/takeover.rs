@@ -11,6 +11,7 @@ use relay_conformance::peer::try_dial;
 use relay_conformance::relay::{back_program, program};
 use relay_conformance::{Authority, Endpoint, Kind, MIB, Node, PATIENCE, Peer, Scratch, Sink};
 use relay_conformance::{expect, sized, transfer};
+use rustix::net::sockopt::socket_peercred;
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -24,9 +25,19 @@ struct Stage {
 
 /// What every node here is told.
 fn options(scratch: &Scratch) -> Vec<String> {
-    ["--bind", "127.0.0.1", "--state-dir", scratch.path("state").to_str().expect("a path")]
-        .map(str::to_owned)
-        .to_vec()
+    let state = scratch.path("state").display().to_string();
+    let metrics = scratch.unix("metrics");
+    ["--bind", "127.0.0.1", "--state-dir", &state, "--metrics", &metrics].map(str::to_owned).to_vec()
+}
+
+/// The process that answers for metrics, once that is somebody's.
+fn wait_for_metrics_of(node: &Node, scratch: &Scratch) {
+    let start = Instant::now();
+    let peer = || socket_peercred(UnixStream::connect(scratch.path("metrics")).ok()?).ok();
+    while peer().is_none_or(|peer| peer.pid != node.pid()) {
+        assert!(start.elapsed() < PATIENCE, "nobody answers for metrics: {}", node.logged());
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn start(program: PathBuf, scratch: &Scratch, more: &[&str]) -> Node {
@@ -147,8 +158,10 @@ fn what_is_open_goes_on_in_the_old_one_which_then_ends() {
         client.write_all(&[number as u8]).expect("taken");
         expect(server, &[number as u8]);
     }
+    wait_for_metrics_of(&former, &stage.scratch);
     let mut node = succeed(back_program(), &stage.scratch);
     former.wait_logged("another process has taken over");
+    wait_for_metrics_of(&node, &stage.scratch);
     // New ones are the new one's, and the old one's are its own.
     let new = [0, 1].map(|entry| stage.connect(entry));
     let counted = |node: &Node| node.ask("GET", "/v1/sessions", "")["sessions"].as_array().map(Vec::len);
