@@ -146,7 +146,6 @@ fn serve(
         say(&answer);
     }
     service::ready();
-    let sessions = SessionTable::new();
     sessions.bandwidth().set(Rates { process: serving.bandwidth, ..Rates::default() });
     let server = Server {
         limits: descriptors::limits(serving.max_sessions),
