@@ -50,6 +50,15 @@ impl ApiError {
         Self::new(409, message)
     }
 
+    /// 503: a restart has not yet taken up all that was there before.
+    #[must_use]
+    pub fn restoring(done: usize, of: usize) -> Self {
+        let message = format!(
+            "restoring: {done} of the {of} migrations that were here before a restart are there again; ask again in a moment"
+        );
+        Self::new(503, message)
+    }
+
     /// The body to answer with.
     #[must_use]
     pub fn body(&self) -> Vec<u8> {

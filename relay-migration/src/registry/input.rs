@@ -122,13 +122,16 @@ pub struct Config {
     pub range: Option<PortRange>,
     /// How many migrations there may be, both sides counted: at least 1.
     pub max: usize,
+    /// Another process will listen where this one did. Then a shutdown waits for sessions, and not for
+    /// migrations to be deleted: listeners without any are closed, to be opened again by that one.
+    pub has_successor: bool,
 }
 
 impl Config {
     /// Ports of the kernel's choice, up to 1,024 migrations.
     #[must_use]
     pub const fn new(network: Network) -> Self {
-        Self { network, range: None, max: 1024 }
+        Self { network, range: None, max: 1024, has_successor: false }
     }
 }
 

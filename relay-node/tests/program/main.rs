@@ -10,4 +10,5 @@ mod node;
 mod objects;
 mod pki;
 mod rejection;
+mod restart;
 mod support;
