@@ -203,6 +203,10 @@ impl Request {
 pub enum OpenError {
     /// Its port is somebody else's (EADDRINUSE): another one may do.
     PortInUse,
+    /// Something is where its socket file was to be: one line.
+    Occupied(String),
+    /// What was asked for can't be had, whoever asks: its directory is not there. One line.
+    Unfit(String),
     /// Anything else, in the operating system's words.
     Other(String),
 }

@@ -41,7 +41,7 @@ pub use input::{
     SourceRequest, TargetRequest, Ticket,
 };
 pub use listener::{Demand, Dial, Listen};
-pub use refusal::Refusal;
+pub use refusal::{Fault, Refusal};
 pub use view::{SourceView, TargetView};
 
 /// The most tickets that wait for one change.
@@ -206,13 +206,15 @@ impl Registry {
             Stage::Open | Stage::Closed => return,
         }
         let (name, channel, at) = (listener.name.clone(), listener.channel, listener.listen.to_string());
-        let other = |why: String| Refusal::OpenFailed { channel, at, why };
+        let failed = |why: String, fault: Fault| Refusal::OpenFailed { channel, at, why, fault };
         let refusal = match why {
-            OpenError::Other(why) => other(why),
+            OpenError::Occupied(why) => failed(why, Fault::Place),
+            OpenError::Unfit(why) => failed(why, Fault::Request),
+            OpenError::Other(why) => failed(why, Fault::System),
             OpenError::PortInUse => match self.next_port(id) {
                 Ok(()) => return,
                 Err(Some(refusal)) => refusal,
-                Err(None) => other("the address is in use".to_owned()),
+                Err(None) => failed("the address is in use".to_owned(), Fault::System),
             },
         };
         self.forget(id);

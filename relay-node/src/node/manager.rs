@@ -33,6 +33,7 @@ use super::printer::Printer;
 use super::state::{self, By, State};
 use super::takeover::{self, Estate};
 use crate::control::{Beat, Command, Controller, Sessions};
+use crate::failure::in_words;
 use crate::handed::Handed;
 use crate::listen::{Hand, Listener, Shared};
 use crate::quantity;
@@ -580,7 +581,7 @@ impl Manager {
                 let open = self.open.get(&id);
                 let given = match open.map(|open| (&open.listen, open.file)) {
                     Some((Listen::Unix { path, .. }, Some(file))) => {
-                        file.give(path, owner).map_err(|error| error.to_string())
+                        file.give(path, owner).map_err(|error| in_words(&error))
                     }
                     _ => Err("it has no socket file".to_owned()),
                 };
@@ -593,10 +594,11 @@ impl Manager {
                 if let Some(open) = self.open.get(&id) {
                     match self.parts.site.replan(&open.plan, &dial) {
                         Ok(plan) => open.plan.redirect(plan),
-                        Err(Trouble::Dial(why) | Trouble::Listen(OpenError::Other(why))) => {
+                        Err(Trouble::Dial(why)) => {
                             log::error!(connect:% = dial, error = why.as_str(); "new connections still go where they went");
                         }
-                        Err(Trouble::Listen(OpenError::PortInUse)) => {}
+                        // nothing is opened
+                        Err(Trouble::Listen(_)) => {}
                     }
                 }
                 Some(Input::Routed { id, dial })

@@ -3,12 +3,15 @@
 
 mod api;
 mod basics;
+mod certificates;
 mod check;
 mod endpoints;
 mod migration;
 mod node;
 mod objects;
 mod pki;
+mod readme;
 mod rejection;
 mod restart;
 mod support;
+mod watching;

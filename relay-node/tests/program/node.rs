@@ -147,14 +147,30 @@ fn what_is_wrong_is_refused_with_its_status_and_a_sentence() {
             "PUT",
             "/v1/sources/k",
             r#"{"target":"10.0.0.1","ports":{"1":0},"base_dir":"/nonexistent"}"#,
-            500,
-            "does not exist",
+            422,
+            "the base directory /nonexistent does not exist; make it",
         ),
     ] {
         let (found, answer) = call(&control, method, path, body);
         assert_eq!(found, status, "{method} {path}: {answer}");
         let answer: Value = serde_json::from_str(&answer).expect("JSON");
         assert!(answer["error"].as_str().is_some_and(|error| error.contains(says)), "{answer}");
+    }
+    // what is wrong here is the operator's to mend, and in words
+    fs::write(dir.path("file"), "").expect("write");
+    fs::create_dir_all(dir.path("taken/migrationproxy")).expect("mkdir");
+    fs::write(dir.path("taken/migrationproxy/k-source.sock"), "precious").expect("write");
+    fs::create_dir(dir.path("full")).expect("mkdir");
+    fs::write(dir.path("full/migrationproxy"), "precious").expect("write");
+    for (base, status, says) in [
+        ("file", 422, "is not a directory"),
+        ("taken", 409, "a file that is no socket is there; it was left alone"),
+        ("full", 409, "full/migrationproxy is there and no directory"),
+    ] {
+        let body = json!({ "target": "10.0.0.1", "ports": { "1": 0 }, "base_dir": dir.path(base) });
+        let (found, answer) = call(&control, "PUT", "/v1/sources/k", &body.to_string());
+        assert_eq!(found, status, "{answer}");
+        assert!(answer.contains(says) && !answer.contains("os error"), "{answer}");
     }
     let (status, answer) = call(&control, "PUT", "/v1/targets/k", &"x".repeat((64 << 10) + 1));
     assert_eq!(status, 413, "{answer}");
