@@ -49,7 +49,7 @@ impl Backends {
     /// If a path becomes too long ([`PATH_MAX`](crate::socket_path::PATH_MAX)).
     pub fn of_pod(run_dir: &BaseDir, key: &Key, copies_disks: bool) -> Result<Self, Invalid> {
         let mut backends = Self::default();
-        backends.insert(Channel::Control, format!("{run_dir}/{VIRTQEMUD}").parse()?)?;
+        backends.insert(Channel::Control, SocketPath::beneath_dir(run_dir, VIRTQEMUD)?)?;
         let base = pod_base_dir(run_dir)?;
         for channel in Channel::of_migration(copies_disks) {
             backends.insert(*channel, SocketPath::of_source(&base, key, *channel))?;
@@ -81,12 +81,13 @@ impl Backends {
     }
 }
 
-/// The base directory of a KubeVirt pod whose `/var/run` is `run_dir`.
+/// The base directory of a KubeVirt pod whose `/var/run` is `run_dir`. The pod may have made it, so it is
+/// trusted as far as `run_dir` is.
 ///
 /// # Errors
 /// If it becomes too long.
 pub fn pod_base_dir(run_dir: &BaseDir) -> Result<BaseDir, Invalid> {
-    run_dir.join(KUBEVIRT)
+    run_dir.beneath(KUBEVIRT)
 }
 
 impl Serialize for Backends {

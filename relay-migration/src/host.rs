@@ -61,10 +61,7 @@ fn parse_v6(text: &str) -> Result<Host, Invalid> {
         None => (text, None),
     };
     let Ok(address) = address.parse() else {
-        return invalid(format!(
-            "{} is no IPv6 address; brackets and a port do not belong here",
-            shown(text)
-        ));
+        return invalid(not_v6(text));
     };
     // The kernel's limits (dev_valid_name): 15 bytes, no '/', no white space.
     let is_interface = |zone: &str| {
@@ -76,6 +73,23 @@ fn parse_v6(text: &str) -> Result<Host, Invalid> {
             shown(zone)
         )),
         zone => Ok(Host::V6(address, zone.map(str::to_owned))),
+    }
+}
+
+/// One colon makes no IPv6 address: a port was meant.
+fn not_v6(text: &str) -> String {
+    if let Some(bare) = text.strip_prefix('[').and_then(|text| text.split_once(']')) {
+        return format!(
+            "{} has brackets; the host is {} without them, and without a port",
+            shown(text),
+            shown(bare.0)
+        );
+    }
+    match text.split_once(':') {
+        Some((host, port)) if !port.contains(':') => {
+            format!("{} has a port; the host alone is {}", shown(text), shown(host))
+        }
+        _ => format!("{} is no IPv6 address; one looks like fd00::1", shown(text)),
     }
 }
 
@@ -99,6 +113,20 @@ fn parse_name(text: &str) -> Result<Host, Invalid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_meant_is_told() {
+        for (text, says) in [
+            ("127.0.0.1:80", "has a port; the host alone is '127.0.0.1'"),
+            ("node:80", "has a port; the host alone is 'node'"),
+            ("[::1]", "the host is '::1' without them"),
+            ("[::1]:80", "the host is '::1' without them, and without a port"),
+            ("1:2:3", "looks like fd00::1"),
+        ] {
+            let error = text.parse::<Host>().expect_err(text).to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
 
     #[test]
     fn hosts_there_and_back() {

@@ -28,29 +28,41 @@ pub const DIRECTORY: &str = "migrationproxy";
 /// An absolute path without `.`, `..`, double or trailing slashes.
 ///
 /// A base directory is the operator's, and trusted as far as a path can be: see
-/// [`pod_root`](Self::pod_root).
+/// [`pod_root`](Self::pod_root). One that lies [`beneath`](Self::beneath) another is trusted up to that one
+/// only.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct BaseDir(String);
+pub struct BaseDir {
+    path: String,
+    /// Bytes that are trusted, without the slash behind them.
+    trusted: usize,
+}
 
 impl BaseDir {
     /// The directory itself.
     #[must_use]
     pub fn as_path(&self) -> &Path {
-        Path::new(&self.0)
+        Path::new(&self.path)
     }
 
     /// The same as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.path
     }
 
-    /// A directory below this one, by a path without a slash in front.
+    /// A directory below this one, by a path without a slash in front. It is not trusted itself, for
+    /// somebody else, a pod, may have put it there: no link is followed on the way.
     ///
     /// # Errors
     /// If the result is none; see [`FromStr`].
-    pub fn join(&self, below: &str) -> Result<Self, Invalid> {
-        format!("{}/{below}", self.0).parse()
+    pub fn beneath(&self, below: &str) -> Result<Self, Invalid> {
+        let whole: Self = format!("{}/{below}", self.path).parse()?;
+        Ok(Self { trusted: self.trusted, ..whole })
+    }
+
+    fn trusted(path: String) -> Self {
+        let trusted = if path == "/" { 0 } else { path.len() };
+        Self { path, trusted }
     }
 
     /// `/proc/PID/root` and what comes after it, if the directory lies in another process' file
@@ -61,14 +73,14 @@ impl BaseDir {
     /// `/var/run` that the pod made would be followed in *our* file system.
     #[must_use]
     pub fn pod_root(&self) -> Option<(&str, &str)> {
-        let after_proc = self.0.strip_prefix("/proc/")?;
+        let after_proc = self.path.strip_prefix("/proc/")?;
         let (pid, rest) = after_proc.split_once('/')?;
         let below = rest.strip_prefix("root")?;
         let is_pid = pid.bytes().all(|b| b.is_ascii_digit()) && !pid.is_empty();
-        let root_end = self.0.len() - below.len();
+        let root_end = self.path.len() - below.len();
         match below.strip_prefix('/') {
-            Some(below) if is_pid => Some((&self.0[..root_end], below)),
-            None if is_pid && below.is_empty() => Some((&self.0[..], "")),
+            Some(below) if is_pid => Some((&self.path[..root_end], below)),
+            None if is_pid && below.is_empty() => Some((&self.path[..], "")),
             _ => None,
         }
     }
@@ -76,7 +88,7 @@ impl BaseDir {
 
 impl fmt::Display for BaseDir {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.path)
     }
 }
 
@@ -84,7 +96,7 @@ impl FromStr for BaseDir {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        normal("directory", text, BASE_MAX).map(Self)
+        normal("directory", text, BASE_MAX).map(Self::trusted)
     }
 }
 
@@ -111,9 +123,18 @@ impl SocketPath {
     /// KubeVirt's `SourceUnixFile`. libvirt wants the same path on both hosts for UNIX migration URIs.
     #[must_use]
     pub fn of_source(base: &BaseDir, key: &Key, channel: Channel) -> Self {
-        let base = if base.0 == "/" { "" } else { &base.0 };
-        let whole = format!("{base}/{DIRECTORY}/{}", source_file_name(key, channel));
-        Self { whole, base: base.len() }
+        let directory = if base.path == "/" { "" } else { &base.path };
+        let whole = format!("{directory}/{DIRECTORY}/{}", source_file_name(key, channel));
+        Self { whole, base: base.trusted }
+    }
+
+    /// A socket below a directory, by a path without a slash in front, of which nothing is trusted.
+    ///
+    /// # Errors
+    /// If the result is none; see [`FromStr`].
+    pub fn beneath_dir(base: &BaseDir, below: &str) -> Result<Self, Invalid> {
+        let whole: Self = format!("{base}/{below}").parse()?;
+        Ok(Self { base: base.trusted, ..whole })
     }
 
     /// The whole path.
@@ -131,7 +152,7 @@ impl SocketPath {
     /// The trusted directory.
     #[must_use]
     pub fn base(&self) -> BaseDir {
-        BaseDir(if self.base == 0 { "/".to_owned() } else { self.whole[..self.base].to_owned() })
+        BaseDir::trusted(if self.base == 0 { "/".to_owned() } else { self.whole[..self.base].to_owned() })
     }
 
     /// The rest, without a slash in front.
@@ -299,6 +320,21 @@ mod tests {
         for text in ["/proc/self/root/x", "/proc/1/rootx/y", "/proc//root/x", "/proc/1/cwd", "/run", "/proc"]
         {
             assert_eq!(base(text).pod_root(), None, "{text}");
+        }
+    }
+
+    /// What lies beneath a trusted directory is not trusted, however deep.
+    #[test]
+    fn what_is_beneath_stays_untrusted() {
+        for (root, below) in [("/run/pod", "/run/pod"), ("/", ""), ("/proc/7/root/run", "/proc/7/root/run")] {
+            let kubevirt = base(root).beneath("kubevirt").expect("directory");
+            assert_eq!(kubevirt.as_str(), format!("{below}/kubevirt"));
+            let socket = SocketPath::of_source(&kubevirt, &key("k"), Channel::Control);
+            assert_eq!(socket.base(), base(root));
+            assert_eq!(socket.beneath(), "kubevirt/migrationproxy/k-source.sock");
+            let socket = SocketPath::beneath_dir(&base(root), "libvirt/sock").expect("socket");
+            assert_eq!((socket.base(), socket.beneath()), (base(root), "libvirt/sock"));
+            assert_eq!(socket.as_str(), format!("{below}/libvirt/sock"));
         }
     }
 

@@ -71,8 +71,12 @@ fn set_source(name: &str, (target, map, dir, owner): (usize, usize, usize, usize
 }
 
 fn world(range: Option<&str>) -> World {
+    world_before(range, false)
+}
+
+fn world_before(range: Option<&str>, has_successor: bool) -> World {
     let range = range.map(|text| text.parse::<PortRange>().expect("range"));
-    let mut world = World::new(Config { range, max: 4, ..Config::new(network(1)) });
+    let mut world = World::new(Config { range, max: 4, has_successor, ..Config::new(network(1)) });
     world.bad_owner = OWNERS[3];
     // what a socket's path is trusted up to is its base directory
     world.bad_dir = Some(DIRS[2].to_owned());
@@ -112,6 +116,11 @@ fn scenes() -> Vec<(&'static str, Scene, Vec<Request>)> {
             "a source whose listeners get lost",
             Scene::new(world(None), Budget { losses: 2, failures: 1, requests: 2, sessions: 1 }),
             vec![set_source("k", (0, 0, 0, 1)), set_source("k", (1, 1, 0, 2))],
+        ),
+        (
+            "a shutdown before a successor",
+            Scene::new(world_before(None, true), Budget { requests: 2, failures: 1, losses: 1, sessions: 2 }),
+            vec![set_target("k", 2, None), Request::Shutdown { until: None }],
         ),
         (
             "leases, sessions, shutdown",
@@ -209,6 +218,7 @@ struct Model {
     sessions: Vec<Name>,
     network: Network,
     shutting_down: bool,
+    has_successor: bool,
     now_s: u64,
 }
 
@@ -289,6 +299,9 @@ impl Model {
         let (now, sessions) = (self.now_s, self.sessions.clone());
         let is_over = |held: &Held| held.lease.is_some_and(|(_, until)| until <= now);
         self.held.retain(|name, held| sessions.contains(name) || !is_over(held));
+        if self.shutting_down && self.has_successor && sessions.is_empty() {
+            self.held.clear();
+        }
     }
 }
 
@@ -488,13 +501,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
     #[test]
-    fn long_lives_agree_with_the_model(ops in prop::collection::vec(op(), 1..60)) {
-        let mut world = world(Some("49200-49205"));
+    fn long_lives_agree_with_the_model(ops in prop::collection::vec(op(), 1..60), has_successor in any::<bool>()) {
+        let mut world = world_before(Some("49200-49205"), has_successor);
         let mut model = Model {
             held: BTreeMap::new(),
             sessions: vec![],
             network: network(1),
             shutting_down: false,
+            has_successor,
             now_s: 0,
         };
         for op in &ops {

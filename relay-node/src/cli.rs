@@ -24,7 +24,7 @@ pub use demo::Demo;
 pub use forward::Forward;
 pub use node::{Allowed, Node, Vmis};
 pub use pages::{Shell, completions, man};
-pub use serving::{Serving, Timeouts, TlsFiles};
+pub use serving::{ClientFiles, Serving, Timeouts, TlsFiles};
 pub use source::Source;
 pub use status::Status;
 pub use target::{Address, Target};

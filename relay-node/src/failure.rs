@@ -28,6 +28,15 @@ pub fn failure(error: &io::Error) -> Failure {
     }
 }
 
+/// An error in the system's words, without its number: that is for those who read headers.
+pub(crate) fn in_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    match (error.raw_os_error(), text.rfind(" (os error ")) {
+        (Some(_), Some(end)) => text[..end].to_owned(),
+        _ => text,
+    }
+}
+
 /// Errors without a number: std's own, and those of streams that are no sockets.
 const KINDS: [(io::ErrorKind, Failure); 11] = [
     (io::ErrorKind::WriteZero, Failure::WriteZero),

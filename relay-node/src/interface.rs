@@ -98,15 +98,27 @@ impl Origin {
 
 /// The present one, for those who dial. It changes with the interface's addresses.
 #[derive(Debug, Default)]
-pub(crate) struct SharedOrigin(Mutex<Origin>);
+pub(crate) struct SharedOrigin {
+    known: Mutex<Origin>,
+    /// The interface to look at for each connection, where nobody watches it.
+    looked_at: Option<String>,
+}
 
 impl SharedOrigin {
+    /// That looks at the interface called `name` whenever it is asked.
+    pub(crate) fn looking_at(name: &str) -> Self {
+        Self { known: Mutex::default(), looked_at: Some(name.to_owned()) }
+    }
+
     pub(crate) fn get(&self) -> Origin {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        match &self.looked_at {
+            Some(name) => Origin::of(name).unwrap_or_default(),
+            None => *self.known.lock().unwrap_or_else(PoisonError::into_inner),
+        }
     }
 
     pub(crate) fn set(&self, origin: Origin) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = origin;
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = origin;
     }
 }
 

@@ -99,7 +99,12 @@ pub(crate) fn run(
         handed: legacy.as_ref().map(|legacy| legacy.handed.clone()).unwrap_or_default(),
         ..Site::new(tls, asked.serving)
     };
-    let config = Config { range: asked.range, max: MIGRATIONS_MAX, ..Config::new(networks.network()) };
+    let config = Config {
+        range: asked.range,
+        max: MIGRATIONS_MAX,
+        has_successor: asked.state_dir.is_some(),
+        ..Config::new(networks.network())
+    };
     let (state, restored) = load_state(asked, legacy.as_mut())?;
     let (reconciler, feed, printer) = objects(asked, &post)?;
     let manager = Manager::new(Parts {
@@ -123,7 +128,6 @@ pub(crate) fn run(
         .map_err(|e| Failed::at("could not start the manager's thread", e))?;
     if asked.takeover.is_none() {
         say(&format!("listening {local}"));
-        service::ready();
     }
     let server = Server {
         limits: descriptors::limits(asked.serving.max_sessions),
@@ -245,12 +249,23 @@ impl Desk {
     /// Until the loops are through; whether that was because everything was to end at once.
     fn work(mut self, restored: Vec<(By, Request)>) -> bool {
         self.manager.restore(restored);
+        // A predecessor that still runs waits for all of it; one that does not has left us time.
+        let mut is_ready = self.legacy.is_some();
         if self.legacy.is_some() {
+            while self.manager.is_restoring() {
+                self.manager.restore_some();
+            }
             let post = self.post.clone();
             self.manager.beat(move || post.tell(|news| news.running = true));
         }
         loop {
-            let more = self.objects();
+            self.manager.restore_some();
+            let is_new = !is_ready && !self.manager.is_restoring() && !self.manager.is_draining();
+            if is_new {
+                is_ready = true;
+                service::ready();
+            }
+            let more = self.manager.is_restoring() || self.objects();
             let now = self.manager.now();
             self.manager.handle_timeout();
             self.clients.handle_timeout(now);

@@ -96,7 +96,7 @@ pub(crate) fn forward(
         let backend = Backend::new(connect).map_err(|e| Failed::dialing(connect, e))?;
         let listener = listen(listen_at, &options, inherited)
             .map_err(|e| Failed::at(format_args!("cannot listen on {listen_at}"), e))?;
-        let backend = backend.with_options(asked.serving.tcp);
+        let backend = backend.with_options(asked.serving.tcp).held_by(asked.holder);
         let plan = Plan::new(listener.local().clone(), backend, tls, &asked.serving.timeouts)
             .map_err(|e| Failed::dialing(connect, e))?;
         Ok(Route { listener, plan: Arc::new(plan) })
@@ -124,7 +124,13 @@ pub(crate) fn source(asked: &Source, tls: Option<&Arc<Tls>>) -> Result<Opening, 
     // Its network is for targets only.
     let nowhere = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
     let config = Config::new(Network { bind: nowhere, advertise: nowhere });
-    let site = Site { mode: asked.rights.mode, ..Site::new(tls, asked.serving) };
+    let origin = asked.interface.as_deref().map(|name| {
+        if let Err(why) = interface::Origin::of(name) {
+            log::warn!(interface = name, error:% = why; "dialing from whatever address the kernel chooses, until the interface has one");
+        }
+        Arc::new(interface::SharedOrigin::looking_at(name))
+    });
+    let site = Site { mode: asked.rights.mode, origin, ..Site::new(tls, asked.serving) };
     let (routes, done) = site.answer(Registry::new(config), Request::SetSource(request))?;
     let Done::Source { files } = done else { return Err(unexpected()) };
     let files = files.into_iter().map(|(_, path)| path.to_string()).collect();

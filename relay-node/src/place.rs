@@ -36,19 +36,16 @@ impl Place {
     /// Finds the socket's directory, and makes what is missing of it beneath the base.
     ///
     /// # Errors
-    /// `NotFound` if the base is not there; `FilesystemLoop` if a link is in the way.
+    /// One line each. `NotFound`, `NotADirectory` or `InvalidInput` if the base is none;
+    /// `AlreadyExists` if something else is where a directory beneath it was to be.
     pub(crate) fn make(at: &SocketPath) -> io::Result<Self> {
         let (names, name) = split(at);
         let base = at.base();
-        let mut directory = open_base(&base).map_err(|error| {
-            if error.kind() != io::ErrorKind::NotFound {
-                return error;
-            }
-            let what = format!("the base directory {base} does not exist; make it, or name another");
-            io::Error::new(io::ErrorKind::NotFound, what)
-        })?;
+        let mut directory = open_base(&base).map_err(|error| no_base(&base, error))?;
+        let mut whole = base.as_path().to_owned();
         for below in names {
-            directory = make_beneath(&directory, below)?;
+            whole.push(below);
+            directory = make_beneath(&directory, below).map_err(|error| no_room(&whole, error))?;
         }
         Ok(Self::new(directory, name))
     }
@@ -95,6 +92,45 @@ pub(crate) fn open_socket(at: &SocketPath) -> io::Result<OwnedFd> {
         kind if kind.is_symlink() => Err(denied("it is a symbolic link, which is not followed")),
         _ => Err(denied("it is no socket")),
     }
+}
+
+/// Why a base directory is none, in words.
+fn no_base(base: &BaseDir, error: io::Error) -> io::Error {
+    let (kind, what) = match error.raw_os_error() {
+        Some(libc::ENOENT) => (io::ErrorKind::NotFound, "does not exist; make it, or name another"),
+        Some(libc::ENOTDIR) => {
+            (io::ErrorKind::NotADirectory, "is not a directory; name the one that the sockets are to be in")
+        }
+        Some(libc::ELOOP) => (
+            io::ErrorKind::InvalidInput,
+            "leads through a link that is not followed, for it leaves the pod or leads in a circle",
+        ),
+        Some(libc::EACCES) => (
+            io::ErrorKind::PermissionDenied,
+            "can't be entered by this process; that takes root, CAP_DAC_OVERRIDE, or the right to look into that pod (CAP_SYS_PTRACE)",
+        ),
+        _ => return error,
+    };
+    io::Error::new(kind, format!("the base directory {base} {what}"))
+}
+
+/// Why there can't be a directory beneath the base, in words.
+fn no_room(directory: &Path, error: io::Error) -> io::Error {
+    let (kind, what) = match error.raw_os_error() {
+        Some(libc::ENOTDIR) => (io::ErrorKind::AlreadyExists, "is there and no directory; it was left alone"),
+        Some(libc::ELOOP) => {
+            (io::ErrorKind::AlreadyExists, "is a symbolic link, which is not followed; it was left alone")
+        }
+        Some(libc::EACCES | libc::EPERM) => (
+            io::ErrorKind::PermissionDenied,
+            "can't be made or entered by this process; that takes root, or CAP_DAC_OVERRIDE",
+        ),
+        Some(libc::EROFS) => {
+            (io::ErrorKind::ReadOnlyFilesystem, "can't be made: the file system is read-only")
+        }
+        _ => return error,
+    };
+    io::Error::new(kind, format!("{} {what}", directory.display()))
 }
 
 /// The directories beneath the base, and the socket's own name.
@@ -175,6 +211,14 @@ mod tests {
 
         let error = Place::make(&source(&dir.path("nobase"))).expect_err("no base").to_string();
         assert!(error.contains("nobase does not exist"), "{error}");
+        fs::write(dir.path("file"), "").expect("write");
+        let error = Place::make(&source(&dir.path("file"))).expect_err("a file").to_string();
+        assert!(error.contains("file is not a directory"), "{error}");
+        fs::create_dir(dir.path("base")).expect("mkdir");
+        fs::write(dir.path("base/migrationproxy"), "").expect("write");
+        let error = Place::make(&source(&dir.path("base"))).expect_err("in the way");
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert!(error.to_string().contains("base/migrationproxy is there and no directory"), "{error}");
     }
 
     #[test]
@@ -185,12 +229,36 @@ mod tests {
         symlink(dir.path("elsewhere"), dir.path("base/migrationproxy")).expect("symlink");
         let at = source(&dir.path("base"));
         assert_eq!(open_socket(&at).expect_err("a link").kind(), io::ErrorKind::PermissionDenied);
-        assert_eq!(Place::make(&at).expect_err("a link").raw_os_error(), Some(libc::ELOOP));
+        let error = Place::make(&at).expect_err("a link");
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert!(error.to_string().contains("migrationproxy is a symbolic link"), "{error}");
         // The base itself is the operator's: links are as good as anything.
         symlink(dir.path("base"), dir.path("link")).expect("symlink");
         fs::remove_file(dir.path("base/migrationproxy")).expect("remove");
         Place::make(&source(&dir.path("link"))).expect("made");
         assert!(dir.path("base/migrationproxy").is_dir());
+    }
+
+    /// The run directory is the operator's, what is in it the pod's: a link to somewhere on the node is
+    /// neither dialed through nor made anything in.
+    #[test]
+    fn a_pods_directories_may_be_links_and_lead_nowhere() {
+        let dir = Scratch::new();
+        let run: BaseDir = dir.root().display().to_string().parse().expect("directory");
+        let key: Key = "vm".parse().expect("key");
+        fs::create_dir_all(dir.path("precious/migrationproxy")).expect("mkdir");
+        symlink(dir.path("precious"), dir.path("kubevirt")).expect("symlink");
+        symlink(dir.path("precious"), dir.path("libvirt")).expect("symlink");
+        let _one = UnixListener::bind(dir.path("precious/virtqemud-sock")).expect("bind");
+        let name = "precious/migrationproxy/vm-49152-source.sock";
+        let _other = UnixListener::bind(dir.path(name)).expect("bind");
+        let backends = relay_migration::Backends::of_pod(&run, &key, false).expect("backends");
+        for (_, backend) in backends.iter() {
+            assert_eq!(open_socket(backend).expect_err("a link").kind(), io::ErrorKind::PermissionDenied);
+        }
+        let base = relay_migration::pod_base_dir(&run).expect("directory");
+        let error = Place::make(&SocketPath::of_source(&base, &key, Channel::Control)).expect_err("a link");
+        assert!(error.to_string().contains("kubevirt is a symbolic link"), "{error}");
     }
 
     /// Our own root stands for a pod's: a link in it that begins with a slash, or climbs, stays in.
@@ -208,7 +276,7 @@ mod tests {
         Place::make(&through_root("climbs")).expect("the same root, so it is found");
         assert!(dir.path("run/migrationproxy").is_dir());
         let error = Place::make(&through_root("magic")).expect_err("a magic link");
-        assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+        assert!(error.to_string().contains("a link that is not followed"), "{error}");
         let gone: SocketPath = "/proc/4194304/root/run/x".parse().expect("path");
         assert_eq!(open_socket(&gone).expect_err("no such process").kind(), io::ErrorKind::NotFound);
     }

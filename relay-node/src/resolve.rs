@@ -18,6 +18,7 @@ use relay_migration::SocketPath;
 use crate::endpoint::{Endpoint, Host, HostPort};
 use crate::failure::failure;
 use crate::interface::SharedOrigin;
+use crate::server::Label;
 use crate::socket::{Holder, Target, TcpOptions};
 
 /// How often a name is looked up without being asked.
@@ -67,6 +68,8 @@ pub struct Backend {
     options: TcpOptions,
     holder: Option<Holder>,
     origin: Option<Arc<SharedOrigin>>,
+    /// For whom it is dialed.
+    label: Option<Arc<Label>>,
 }
 
 #[derive(Clone, Debug)]
@@ -132,6 +135,7 @@ impl Backend {
             options: TcpOptions::default(),
             holder: None,
             origin: None,
+            label: None,
         })
     }
 
@@ -145,6 +149,7 @@ impl Backend {
             options: TcpOptions::default(),
             holder: None,
             origin: None,
+            label: None,
         }
     }
 
@@ -158,6 +163,12 @@ impl Backend {
     #[must_use]
     pub fn held_by(self, holder: Option<Holder>) -> Self {
         Self { holder, ..self }
+    }
+
+    /// The same, for this channel of a migration: the log says so where it is not dialed.
+    #[must_use]
+    pub(crate) fn of(self, label: Label) -> Self {
+        Self { label: Some(Arc::new(label)), ..self }
     }
 
     /// The same, dialing from the present address of an interface.
@@ -194,12 +205,13 @@ impl Backend {
     /// all): worth a retry. Others if a socket's directory can't be reached.
     pub fn target(&self, index: usize) -> Result<Target, Failure> {
         match &self.addresses {
-            Addresses::Unix(target) => Ok(target.clone().held_by(self.holder)),
+            Addresses::Unix(target) => Ok(target.clone().held_by(self.holder).of(self.label.clone())),
             Addresses::Beneath(path) => match Target::unix_beneath(path) {
-                Ok(target) => Ok(target.held_by(self.holder)),
+                Ok(target) => Ok(target.held_by(self.holder).of(self.label.clone())),
                 Err(error) => {
                     if error.kind() == io::ErrorKind::PermissionDenied {
-                        log::warn!(backend:% = path, error:%; "not dialed");
+                        let (key, channel) = Label::words(self.label.as_deref());
+                        log::warn!(key = key.as_str(), channel = channel.as_str(), backend:% = path, error:%; "not dialed");
                     }
                     Err(failure(&error))
                 }

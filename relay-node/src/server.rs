@@ -100,6 +100,14 @@ pub struct Label {
     pub channel: Channel,
 }
 
+impl Label {
+    /// Key and channel for a line of the log; `-` for what belongs to no migration.
+    pub(crate) fn words(label: Option<&Self>) -> (String, String) {
+        let none = || ("-".to_owned(), "-".to_owned());
+        label.map_or_else(none, |label| (label.key.to_string(), label.channel.to_string()))
+    }
+}
+
 /// What to do with the connections of one listener.
 #[derive(Debug)]
 pub struct Plan {
@@ -152,7 +160,8 @@ impl Plan {
     /// The same, for a channel of a migration.
     #[must_use]
     pub fn labeled(self, label: Label) -> Self {
-        Self { label: Some(label), ..self }
+        let backend = self.backend.of(label.clone());
+        Self { label: Some(label), backend, ..self }
     }
 
     /// New connections get this plan from now on. What it listens at is the same.

@@ -1,7 +1,7 @@
 //! What this machine makes of a listener that the registry demands: its socket, and the plan for what
 //! connects there.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use relay_migration::registry::{Dial, Listen, OpenError};
 
 use crate::cli::Serving;
 use crate::endpoint::{Endpoint, HostPort};
+use crate::failure::in_words;
 use crate::handed::Handed;
 use crate::inherited::Inherited;
 use crate::interface::SharedOrigin;
@@ -49,10 +50,23 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
-    fn listen(error: &io::Error) -> Self {
-        // Of a unix socket it says more than that.
-        let is_port = error.raw_os_error() == Some(libc::EADDRINUSE);
-        Self::Listen(if is_port { OpenError::PortInUse } else { OpenError::Other(error.to_string()) })
+    fn listen(at: &Listen, error: &io::Error) -> Self {
+        Self::Listen(match at {
+            Listen::Tcp { port, .. } => match error.raw_os_error() {
+                Some(libc::EADDRINUSE) => OpenError::PortInUse,
+                Some(libc::EACCES) => OpenError::Other(format!(
+                    "this process may not listen on port {port}; below 1024 that takes root, or CAP_NET_BIND_SERVICE"
+                )),
+                _ => OpenError::Other(in_words(error)),
+            },
+            Listen::Unix { .. } => match error.kind() {
+                ErrorKind::AddrInUse | ErrorKind::AlreadyExists => OpenError::Occupied(in_words(error)),
+                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidInput => {
+                    OpenError::Unfit(in_words(error))
+                }
+                _ => OpenError::Other(in_words(error)),
+            },
+        })
     }
 
     fn dial(what: &Endpoint, why: impl std::fmt::Display) -> Self {
@@ -94,7 +108,7 @@ impl Site {
         beside: bool,
     ) -> Result<Route, Trouble> {
         let backend = self.backend(dial)?;
-        let listener = self.listener(listen, beside).map_err(|e| Trouble::listen(&e))?;
+        let listener = self.listener(listen, beside).map_err(|e| Trouble::listen(listen, &e))?;
         let plan = self.plan(label, listener.local().clone(), backend)?;
         Ok(Route { listener, plan })
     }

@@ -18,6 +18,7 @@ use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
 use crate::failure::failure;
 use crate::place;
+use crate::server::Label;
 
 /// Keepalive as Go's net package sets it on every TCP connection, which is what KubeVirt's proxy
 /// therefore has: first probe after 15 s, then every 15 s, dead after 9 without an answer.
@@ -84,6 +85,8 @@ pub struct Target {
     through: Option<Arc<(PathBuf, OwnedFd)>>,
     /// Who must be listening there, if it is a unix socket.
     holder: Option<Holder>,
+    /// For whom it is dialed.
+    label: Option<Arc<Label>>,
     /// The address to dial from, for TCP.
     from: Option<IpAddr>,
 }
@@ -100,13 +103,14 @@ pub struct Holder {
 
 impl Holder {
     /// Whether the one at the other end is the one.
-    fn check(self, socket: &Socket) -> Result<(), Failure> {
+    fn check(self, socket: &Socket, label: Option<&Label>) -> Result<(), Failure> {
         let found = rustix::net::sockopt::socket_peercred(socket).map_err(|e| failure(&e.into()))?;
         let (uid, gid) = (found.uid.as_raw(), found.gid.as_raw());
         if uid == self.uid && self.gid.is_none_or(|wanted| wanted == gid) {
             return Ok(());
         }
-        log::warn!(listener = format!("{uid}:{gid}").as_str(), expected:% = self; "not dialed: somebody else listens at the backend");
+        let (key, channel) = Label::words(label);
+        log::warn!(key = key.as_str(), channel = channel.as_str(), listener = format!("{uid}:{gid}").as_str(), expected:% = self; "not dialed: somebody else listens at the backend");
         Err(Failure::Denied)
     }
 }
@@ -122,7 +126,7 @@ impl fmt::Display for Holder {
 
 impl Target {
     fn new(address: SockAddr) -> Self {
-        Self { address, options: TcpOptions::default(), through: None, holder: None, from: None }
+        Self { address, options: TcpOptions::default(), through: None, holder: None, label: None, from: None }
     }
 
     /// A unix socket in the file system.
@@ -149,6 +153,12 @@ impl Target {
     #[must_use]
     pub fn held_by(self, holder: Option<Holder>) -> Self {
         Self { holder, ..self }
+    }
+
+    /// The same, for this channel of a migration.
+    #[must_use]
+    pub(crate) fn of(self, label: Option<Arc<Label>>) -> Self {
+        Self { label, ..self }
     }
 
     /// A unix socket in the abstract namespace.
@@ -217,7 +227,7 @@ pub fn start_connect(target: &Target) -> Result<Dialing, Failure> {
         Ok(()) => {
             refuse_self(&socket)?;
             if let Some(holder) = target.holder.filter(|_| target.address.is_unix()) {
-                holder.check(&socket)?;
+                holder.check(&socket, target.label.as_deref())?;
             }
             Ok(Dialing::Connected(socket))
         }

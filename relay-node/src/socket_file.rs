@@ -21,6 +21,7 @@ use relay_migration::registry::Owner;
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::failure::in_words;
 use crate::place::{self, Place};
 use crate::socket;
 
@@ -104,7 +105,7 @@ impl FileId {
         if Self::of(&file.metadata()?) != self {
             return Err(io::Error::new(io::ErrorKind::NotFound, "somebody put another socket in its place"));
         }
-        chown(place::through(&file), Some(owner.uid), Some(owner.gid))
+        chown(place::through(&file), Some(owner.uid), Some(owner.gid)).map_err(not_given)
     }
 
     /// To be told to another process.
@@ -191,16 +192,20 @@ fn settle(path: &Path, rights: Rights) -> io::Result<SocketFile> {
     let same = format!("/proc/self/fd/{}", file.as_raw_fd());
     if let Some(owner) = rights.owner {
         chown(&same, Some(owner.uid), Some(owner.gid)).map_err(|error| {
-            let hint = if error.kind() == io::ErrorKind::PermissionDenied {
-                "; that takes root, or CAP_CHOWN"
-            } else {
-                ""
-            };
-            io::Error::new(error.kind(), format!("it can't be given to {owner}: {error}{hint}"))
+            io::Error::new(error.kind(), format!("it can't be given to {owner}: {}", not_given(error)))
         })?;
     }
     fs::set_permissions(&same, Permissions::from_mode(rights.mode))?;
     Ok(made)
+}
+
+/// With what it takes.
+fn not_given(error: io::Error) -> io::Error {
+    let hint = "; that takes root, or CAP_CHOWN";
+    match error.kind() {
+        kind @ io::ErrorKind::PermissionDenied => io::Error::new(kind, format!("{}{hint}", in_words(&error))),
+        _ => error,
+    }
 }
 
 /// Makes way at `path` if what is there is a socket that nobody holds any more.

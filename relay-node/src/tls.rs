@@ -77,7 +77,7 @@ impl Tls {
     /// # Errors
     /// Material that can't be used.
     pub fn new(material: &Material, peers: &[Identity]) -> Result<Self, TlsError> {
-        settings(material, peers).map(Self::of)
+        settings(material, material, peers).map(Self::of)
     }
 
     fn of(settings: Settings) -> Self {
@@ -116,19 +116,33 @@ impl Tls {
 }
 
 fn read(files: &TlsFiles) -> Result<Settings, TlsError> {
-    let (cert, key, ca) =
-        (PemFile::read(&files.cert)?, PemFile::read(&files.key)?, PemFile::read(&files.ca)?);
-    let mut material = Material::from_pem(cert.pem(), key.pem(), ca.pem())?;
-    if let Some(crl) = &files.crl {
-        material = material.with_crls(PemFile::read(crl)?.pem())?;
-    }
-    let settings = settings(&material, &files.peers)?;
-    let leaf = material.leaf();
-    log::info!(identity:% = leaf, not_after = leaf.not_after_text().as_str(); "certificate loaded");
-    if let Some(trouble) = trouble(leaf, SystemTime::now()) {
-        log::warn!(identity:% = leaf, not_after = leaf.not_after_text().as_str(); "{trouble}");
+    let ca = PemFile::read(&files.ca)?;
+    let crl = files.crl.as_deref().map(PemFile::read).transpose()?;
+    let material = |cert: &Path, key: &Path| -> Result<Material, TlsError> {
+        let (cert, key) = (PemFile::read(cert)?, PemFile::read(key)?);
+        let material = Material::from_pem(cert.pem(), key.pem(), ca.pem())?;
+        Ok(match &crl {
+            Some(crl) => material.with_crls(crl.pem())?,
+            None => material,
+        })
+    };
+    let server = material(&files.cert, &files.key)?;
+    let client = files.client.as_ref().map(|client| material(&client.cert, &client.key)).transpose()?;
+    let settings = settings(&server, client.as_ref().unwrap_or(&server), &files.peers)?;
+    tell(server.leaf(), client.as_ref().map(|_| "as a server"));
+    if let Some(client) = &client {
+        tell(client.leaf(), Some("as a client"));
     }
     Ok(settings)
+}
+
+/// Which one is shown from now on, and what peers will say to it.
+fn tell(leaf: &PeerInfo, role: Option<&str>) {
+    let (role, not_after) = (role.unwrap_or("everywhere"), leaf.not_after_text());
+    log::info!(identity:% = leaf, not_after = not_after.as_str(), shown = role; "certificate loaded");
+    if let Some(trouble) = trouble(leaf, SystemTime::now()) {
+        log::warn!(identity:% = leaf, not_after = not_after.as_str(), shown = role; "{trouble}");
+    }
 }
 
 /// What peers will say to our certificate, if that is known already. No reason to refuse it: their
@@ -150,14 +164,15 @@ fn trouble(leaf: &PeerInfo, now: SystemTime) -> Option<&'static str> {
     }
 }
 
-fn settings(material: &Material, peers: &[Identity]) -> Result<Settings, TlsError> {
+fn settings(server: &Material, client: &Material, peers: &[Identity]) -> Result<Settings, TlsError> {
     Ok(Settings {
-        server: ServerTls::builder(material).peers(peers.iter().cloned()).build()?,
-        client: ClientTls::builder(material).peers(peers.iter().cloned()).build()?,
+        server: ServerTls::builder(server).peers(peers.iter().cloned()).build()?,
+        client: ClientTls::builder(client).peers(peers.iter().cloned()).build()?,
         dates: Dates {
-            own: material.leaf().not_after(),
-            authorities: material.authorities_end(),
-            lists: material.lists_end(),
+            // Whichever peers will reject first.
+            own: server.leaf().not_after().min(client.leaf().not_after()),
+            authorities: server.authorities_end(),
+            lists: server.lists_end(),
             loaded: metrics::since_1970(SystemTime::now()),
         },
     })

@@ -46,8 +46,14 @@ pub(crate) fn tell(at: &str) {
 
 fn node(runtime: &impl Runtime, directory: &Path, from: &str, to: &str) {
     let file = |name| directory.join(name);
-    let files =
-        TlsFiles { cert: file("cert"), key: file("key"), ca: file("ca"), crl: None, peers: Vec::new() };
+    let files = TlsFiles {
+        cert: file("cert"),
+        key: file("key"),
+        client: None,
+        ca: file("ca"),
+        crl: None,
+        peers: Vec::new(),
+    };
     let tls = Arc::new(Tls::load(files).expect("certificates"));
     let from: Endpoint = from.parse().expect("an endpoint");
     let listener = listen(&from, &ListenOptions::default(), &mut Inherited::none()).expect("a listener");

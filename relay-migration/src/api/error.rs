@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::json;
 
 use crate::invalid::Invalid;
-use crate::registry::{Name, Refusal};
+use crate::registry::{Fault, Name, Refusal};
 use crate::vmi::VmiName;
 
 /// Why a call was refused: a sentence, and a status.
@@ -50,6 +50,15 @@ impl ApiError {
         Self::new(409, message)
     }
 
+    /// 503: a restart has not yet taken up all that was there before.
+    #[must_use]
+    pub fn restoring(done: usize, of: usize) -> Self {
+        let message = format!(
+            "restoring: {done} of the {of} migrations that were here before a restart are there again; ask again in a moment"
+        );
+        Self::new(503, message)
+    }
+
     /// The body to answer with.
     #[must_use]
     pub fn body(&self) -> Vec<u8> {
@@ -72,7 +81,8 @@ impl From<Invalid> for ApiError {
 }
 
 /// 400 for what is wrong in itself, 404 for what is not there, 409 for what something else came
-/// before, 503 for what may succeed later, 500 for what the system refused.
+/// before or is in the way of, 422 for what makes sense and can't be had here, 503 for what may succeed
+/// later, 500 for what the system refused.
 impl From<&Refusal> for ApiError {
     fn from(refusal: &Refusal) -> Self {
         let status = match refusal {
@@ -84,7 +94,11 @@ impl From<&Refusal> for ApiError {
             | Refusal::TooMany { .. }
             | Refusal::TooManyWaiting
             | Refusal::PortsExhausted { .. } => 503,
-            Refusal::OpenFailed { .. } | Refusal::OwnFailed { .. } | Refusal::Lost { .. } => 500,
+            Refusal::OpenFailed { fault: Fault::Place, .. } => 409,
+            Refusal::OpenFailed { fault: Fault::Request, .. } => 422,
+            Refusal::OpenFailed { fault: Fault::System, .. }
+            | Refusal::OwnFailed { .. }
+            | Refusal::Lost { .. } => 500,
         };
         Self::new(status, refusal.to_string())
     }

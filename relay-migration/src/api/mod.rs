@@ -14,6 +14,9 @@
 //! GET    /healthz   /readyz   /metrics
 //! ```
 //!
+//! A target's body may have `"keep":{"39497":0}`, a port map as an answer gave it: those ports are taken
+//! again if they are free (for a manager that remembers across restarts what the node does not).
+//!
 //! A body has these fields and no others: one that is misspelt is told, not ignored. What was refused
 //! is answered `{"error":"…"}`, one sentence.
 

@@ -122,13 +122,16 @@ pub struct Config {
     pub range: Option<PortRange>,
     /// How many migrations there may be, both sides counted: at least 1.
     pub max: usize,
+    /// Another process will listen where this one did. Then a shutdown waits for sessions, and not for
+    /// migrations to be deleted: listeners without any are closed, to be opened again by that one.
+    pub has_successor: bool,
 }
 
 impl Config {
     /// Ports of the kernel's choice, up to 1,024 migrations.
     #[must_use]
     pub const fn new(network: Network) -> Self {
-        Self { network, range: None, max: 1024 }
+        Self { network, range: None, max: 1024, has_successor: false }
     }
 }
 
@@ -200,6 +203,10 @@ impl Request {
 pub enum OpenError {
     /// Its port is somebody else's (EADDRINUSE): another one may do.
     PortInUse,
+    /// Something is where its socket file was to be: one line.
+    Occupied(String),
+    /// What was asked for can't be had, whoever asks: its directory is not there. One line.
+    Unfit(String),
     /// Anything else, in the operating system's words.
     Other(String),
 }

@@ -41,7 +41,7 @@ pub use input::{
     SourceRequest, TargetRequest, Ticket,
 };
 pub use listener::{Demand, Dial, Listen};
-pub use refusal::Refusal;
+pub use refusal::{Fault, Refusal};
 pub use view::{SourceView, TargetView};
 
 /// The most tickets that wait for one change.
@@ -124,6 +124,9 @@ impl Registry {
             Input::SessionClosed(id) => self.on_session_closed(id),
             Input::Network(network) => self.on_network(now, network, &mut events),
         }
+        if self.shutting_down && self.config.has_successor && self.open_count().sessions == 0 {
+            self.remove_all(&mut events);
+        }
         events
     }
 
@@ -133,9 +136,7 @@ impl Registry {
         let mut events = vec![];
         if self.until.is_some_and(|until| now >= until) {
             (self.until, self.past) = (None, true);
-            for name in self.entries.keys().cloned().collect::<Vec<_>>() {
-                self.remove(&name, &Refusal::Stopped, &mut events);
-            }
+            self.remove_all(&mut events);
         }
         let is_over = |(name, entry): (&Name, &Entry)| {
             self.lease_end(name, entry).is_some_and(|until| now >= until).then(|| name.clone())
@@ -146,6 +147,13 @@ impl Registry {
             events.push(Event::Expired(name));
         }
         events
+    }
+
+    /// The shutdown closes what is left.
+    fn remove_all(&mut self, events: &mut Vec<Event>) {
+        for name in self.entries.keys().cloned().collect::<Vec<_>>() {
+            self.remove(&name, &Refusal::Stopped, events);
+        }
     }
 
     fn on_request(&mut self, now: Instant, ticket: Ticket, request: Request, events: &mut Vec<Event>) {
@@ -198,13 +206,15 @@ impl Registry {
             Stage::Open | Stage::Closed => return,
         }
         let (name, channel, at) = (listener.name.clone(), listener.channel, listener.listen.to_string());
-        let other = |why: String| Refusal::OpenFailed { channel, at, why };
+        let failed = |why: String, fault: Fault| Refusal::OpenFailed { channel, at, why, fault };
         let refusal = match why {
-            OpenError::Other(why) => other(why),
+            OpenError::Occupied(why) => failed(why, Fault::Place),
+            OpenError::Unfit(why) => failed(why, Fault::Request),
+            OpenError::Other(why) => failed(why, Fault::System),
             OpenError::PortInUse => match self.next_port(id) {
                 Ok(()) => return,
                 Err(Some(refusal)) => refusal,
-                Err(None) => other("the address is in use".to_owned()),
+                Err(None) => failed("the address is in use".to_owned(), Fault::System),
             },
         };
         self.forget(id);

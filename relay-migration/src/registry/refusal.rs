@@ -6,6 +6,17 @@ use super::input::{Name, Owner, Side};
 use crate::channel::Channel;
 use crate::ports::PortRange;
 
+/// Who can do something about a listener that could not be opened.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Fault {
+    /// Whoever put something where its socket was to be.
+    Place,
+    /// Whoever asked.
+    Request,
+    /// Whoever cares for the machine.
+    System,
+}
+
 /// Why a request was refused. What was in force before still is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Refusal {
@@ -37,8 +48,10 @@ pub enum Refusal {
         channel: Channel,
         /// Where.
         at: String,
-        /// In the operating system's words.
+        /// One line.
         why: String,
+        /// Whose it is to mend.
+        fault: Fault,
     },
     /// A socket file could not be given to its owner.
     OwnFailed {
@@ -87,7 +100,7 @@ impl fmt::Display for Refusal {
                 f,
                 "no port of {range} is free: {ours} are this relay's, {others} are others'; widen the range, or delete migrations that are over"
             ),
-            Self::OpenFailed { channel, at, why } => {
+            Self::OpenFailed { channel, at, why, fault: _ } => {
                 write!(f, "can't listen for channel {channel} at {at}: {why}")
             }
             Self::OwnFailed { channel, owner, why } => {

@@ -2,10 +2,11 @@
 
 use clap::{ArgMatches, Command};
 
-use super::args::{all, endpoint, many, rights, rights_args, those_given};
+use super::args::{all, endpoint, given, holder_arg, many, rights, rights_args, those_given};
 use super::serving::{Serving, TlsFiles, metrics, serving, tls_files, with_serving};
 use crate::endpoint::{Endpoint, Host};
 use crate::listen::Rights;
+use crate::socket::Holder;
 
 /// `forward`: relay whatever connects.
 #[derive(Clone, Debug)]
@@ -14,6 +15,8 @@ pub struct Forward {
     pub pairs: Vec<(Endpoint, Endpoint)>,
     /// Of the files of unix sockets listened on.
     pub rights: Rights,
+    /// Who must be listening where it connects to a unix socket; `None` for whoever does.
+    pub holder: Option<Holder>,
     /// Present exactly if an endpoint is `tls:`.
     pub tls: Option<TlsFiles>,
     /// Where metrics are asked for.
@@ -36,7 +39,8 @@ pub(super) fn command(name: &str) -> Command {
                 .required(true)
                 .help("Connect here for each of them; the first --connect belongs to the first --listen"),
         )
-        .args(rights_args());
+        .args(rights_args())
+        .arg(holder_arg());
     with_serving(command)
 }
 
@@ -93,6 +97,11 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Forward, String> {
     {
         return Err(format!("{flags} {verb} given, but no --listen is unix:PATH"));
     }
+    if matches.contains_id("backend-owner")
+        && !connect.iter().any(|e| matches!(e, Endpoint::Unix(_) | Endpoint::Abstract(_)))
+    {
+        return Err("--backend-owner is given, but no --connect is unix:PATH or unix:@NAME".to_owned());
+    }
     let secured = listen.iter().zip(&connect).flat_map(|(l, c)| [l, c]).find(|e| e.is_tls());
     let secured = secured.map(ToString::to_string);
     Ok(Forward {
@@ -100,6 +109,7 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Forward, String> {
         pairs: listen.into_iter().zip(connect).collect(),
         rights: rights(matches),
         metrics: metrics(matches)?,
+        holder: given(matches, "backend-owner"),
         serving: serving(matches),
     })
 }

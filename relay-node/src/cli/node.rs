@@ -138,7 +138,9 @@ The control API is HTTP/1.1 with JSON, on a unix socket:
   GET    /v1/targets[/KEY]  /v1/sources[/KEY]  /v1/sessions  /healthz  /readyz  /metrics
   DELETE /v1/targets/KEY  /v1/sources/KEY  /v1/sessions/ID        POST /v1/drain
 The same PUT again changes nothing and renews the lease; another one changes what differs and keeps
-ports. DELETE closes listeners and lets open sessions finish; DELETE /v1/sessions/ID ends one by force.
+ports. \"keep\":{{\"39497\":0}} in a target's body asks for ports that an earlier answer gave, if they are free.
+lease_s, keep and owner may be left out. DELETE closes listeners and lets open sessions finish;
+DELETE /v1/sessions/ID ends one by force.
 '{name} status' shows all of it.
 
 With --vmis, listeners come and go as the objects call for, and for each target a line of JSON is printed
@@ -154,8 +156,8 @@ Examples:
       --vmis - --name \"$NODE_NAME\" --interface migration0 --owner 107:107 --tls-cert node.crt ...
 
 SIGTERM and SIGINT, as POST /v1/drain: nothing new is taken; what listens goes on until it is deleted, and
-sessions until they end, for --drain-timeout at most. The second one ends everything. SIGHUP reads the TLS
-files again."
+sessions until they end, for --drain-timeout at most. With --state-dir only sessions are waited for: the next
+one listens where this one did. The second signal ends everything. SIGHUP reads the TLS files again."
     )
 }
 

@@ -22,6 +22,8 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// Its key, PEM.
     pub key: PathBuf,
+    /// The same two for where we connect, if they are others.
+    pub client: Option<ClientFiles>,
     /// The authorities that peers' certificates must come from, PEM.
     pub ca: PathBuf,
     /// Revocation lists, PEM.
@@ -31,14 +33,20 @@ pub struct TlsFiles {
     pub peers: Vec<Identity>,
 }
 
+/// Certificate and key to show where we connect: KubeVirt has one pair for servers and one for clients.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClientFiles {
+    /// Our certificate and its intermediates, PEM.
+    pub cert: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+}
+
 impl TlsFiles {
     /// All of them.
     pub(crate) fn paths(&self) -> Vec<PathBuf> {
-        [Some(&self.cert), Some(&self.key), Some(&self.ca), self.crl.as_ref()]
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect()
+        let client = self.client.iter().flat_map(|client| [&client.cert, &client.key]);
+        [&self.cert, &self.key, &self.ca].into_iter().chain(client).chain(&self.crl).cloned().collect()
     }
 }
 
@@ -171,12 +179,19 @@ pub(super) fn serving(matches: &ArgMatches) -> Serving {
     }
 }
 
-const TLS_FLAGS: [&str; 5] = ["tls-cert", "tls-key", "tls-ca", "tls-crl", "peer"];
+const TLS_FLAGS: [&str; 7] =
+    ["tls-cert", "tls-key", "tls-client-cert", "tls-client-key", "tls-ca", "tls-crl", "peer"];
 
-pub(super) fn tls_args() -> [Arg; 5] {
+pub(super) fn tls_args() -> [Arg; 7] {
     [
         file("tls-cert", "Our certificate, then its intermediates (PEM)"),
         file("tls-key", "Its private key (PEM)"),
+        file(
+            "tls-client-cert",
+            "Our certificate where we connect, if it is another one [default: --tls-cert]",
+        )
+        .requires("tls-client-key"),
+        file("tls-client-key", "Its private key (PEM) [default: --tls-key]").requires("tls-client-cert"),
         file("tls-ca", "The authorities that the peer's certificate must come from (PEM)"),
         file(
             "tls-crl",
@@ -205,7 +220,9 @@ pub(super) fn tls_files(
     let path = |name: &str| given::<PathBuf>(matches, name);
     match (path("tls-cert"), path("tls-key"), path("tls-ca")) {
         (Some(cert), Some(key), Some(ca)) => {
-            Ok(Some(TlsFiles { cert, key, ca, crl: path("tls-crl"), peers: all(matches, "peer") }))
+            let client = path("tls-client-cert").zip(path("tls-client-key"));
+            let client = client.map(|(cert, key)| ClientFiles { cert, key });
+            Ok(Some(TlsFiles { cert, key, client, ca, crl: path("tls-crl"), peers: all(matches, "peer") }))
         }
         (cert, key, ca) => {
             let missing: Vec<_> =

@@ -4,7 +4,7 @@ use clap::builder::ValueParser;
 use clap::{ArgMatches, Command, ValueHint};
 use relay_migration::{BaseDir, Host, Key, PortMap};
 
-use super::args::{flag, host, one, required, rights, rights_args, text};
+use super::args::{flag, given, host, interface, one, required, rights, rights_args, text};
 use super::serving::{Serving, TlsFiles, metrics, serving, tls_files, with_serving};
 use crate::endpoint::Endpoint;
 use crate::listen::Rights;
@@ -20,6 +20,8 @@ pub struct Source {
     pub target: Host,
     /// Its ports.
     pub ports: PortMap,
+    /// The interface to dial from; `None` leaves it to the kernel.
+    pub interface: Option<String>,
     /// Of the sockets.
     pub rights: Rights,
     /// `None` for plaintext.
@@ -56,6 +58,10 @@ pub(super) fn command(name: &str) -> Command {
             one("ports", "JSON", text::<PortMap>())
                 .required(true)
                 .help("Its port for each channel, as its 'target' printed them: {\"PORT\":CHANNEL,...}"),
+        )
+        .arg(
+            one("interface", "NAME", ValueParser::new(interface))
+                .help("Dial from the address of this interface, as 'node --interface' does; looked at for each connection"),
         )
         .arg(flag("plain").help("TCP in plaintext: nothing is encrypted and nobody authenticated"))
         .args(rights_args());
@@ -103,6 +109,7 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Source, String> {
         base_dir: required(matches, "base-dir")?,
         target: required(matches, "target")?,
         ports,
+        interface: given(matches, "interface"),
         rights: rights(matches),
         tls: tls_files(matches, wanted, "so is --plain")?,
         metrics: metrics(matches)?,

@@ -7,7 +7,7 @@
 //! When a listener is closed its sessions go on: the tail of a migration may be underway in them, and
 //! the ends of one that is over end them by themselves. `DELETE /v1/sessions/ID` ends one by force.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ use relay_migration::PortMap;
 use relay_migration::api::{self, ApiError, Call, LimitsWish};
 use relay_migration::reconcile::{Pod, Reconciler, Step};
 use relay_migration::registry::{
-    Demand, Dial, Done, Event, Input, Listen, ListenerId, Name, OpenError, Registry, Request, Side, Ticket,
+    Demand, Dial, Done, Event, Input, Listen, ListenerId, Name, OpenCount, OpenError, Registry, Request,
+    Side, Ticket,
 };
 use relay_migration::vmi::{Seen, VmiName};
 
@@ -31,9 +32,11 @@ use super::printer::Printer;
 use super::state::{self, By, State};
 use super::takeover::{self, Estate};
 use crate::control::{Beat, Command, Controller, Sessions};
+use crate::failure::in_words;
 use crate::handed::Handed;
 use crate::listen::{Hand, Listener, Shared};
 use crate::metrics::{self, Metrics};
+use crate::quantity;
 use crate::server::{Label, Plan, Route};
 use crate::service;
 use crate::sessions::{RouteId, SessionId, SessionTable};
@@ -42,6 +45,9 @@ use crate::socket_file::FileId;
 
 /// How often sessions are counted while there are any: leases begin to run when there are none.
 const COUNT: Duration = Duration::from_secs(1);
+
+/// How long restoring goes on without a look at clients and signals.
+const RESTORE: Duration = Duration::from_millis(10);
 
 /// A client of the control API, by a number that is never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -105,6 +111,9 @@ pub(super) struct Manager {
     succession: Succession,
     /// The registry may have changed since its migrations were counted.
     unnoted: bool,
+    /// What a predecessor had and is still to be asked for, and how much that was.
+    restoring: VecDeque<(By, Request)>,
+    to_restore: usize,
     /// The loops were told to stop.
     stopped: bool,
     /// And to end everything at once.
@@ -127,6 +136,8 @@ impl Manager {
             answers: Vec::new(),
             succession: Succession::None,
             unnoted: true,
+            restoring: VecDeque::new(),
+            to_restore: 0,
             stopped: false,
             aborted: false,
             until: None,
@@ -151,10 +162,41 @@ impl Manager {
         self.parts.networks.hear(now);
     }
 
-    /// What a predecessor had.
+    /// What a predecessor had is to be had again, little by little: see
+    /// [`restore_some`](Self::restore_some).
     pub(super) fn restore(&mut self, requests: Vec<(By, Request)>) {
-        for (by, request) in requests {
+        self.to_restore = requests.len();
+        self.restoring = requests.into();
+    }
+
+    /// Whether it takes nothing new any more.
+    pub(super) const fn is_draining(&self) -> bool {
+        self.parts.registry.is_shutting_down()
+    }
+
+    /// Whether there is something that a predecessor had and this one has not yet. Until then clients
+    /// are asked to wait, and objects wait.
+    pub(super) fn is_restoring(&self) -> bool {
+        !self.restoring.is_empty()
+    }
+
+    /// As much of it as fits between two looks at the clients.
+    pub(super) fn restore_some(&mut self) {
+        let until = self.now() + RESTORE;
+        while let Some((by, request)) = self.restoring.pop_front() {
             self.request(request.clone(), Waiter::Restored(by, request));
+            if self.now() >= until {
+                return;
+            }
+        }
+    }
+
+    /// What is not there yet will not be: it stays noted for a successor.
+    fn stop_restoring(&mut self) {
+        let left = self.restoring.len();
+        if left > 0 {
+            log::warn!(left, of = self.to_restore; "stopped while restoring; what is left is for the next one");
+            self.restoring.clear();
         }
     }
 
@@ -177,6 +219,14 @@ impl Manager {
         let answer = match call {
             // Its connection is needed, too: it never comes to here.
             Call::TakeOver => Err(ApiError::bad("this can't be handed over")),
+            Call::Ready if self.is_restoring() => {
+                Ok(Answer::text(503, "text/plain", "restoring\n".to_owned()))
+            }
+            Call::Registry(_) | Call::Get(_) | Call::List(_) | Call::Sessions | Call::EndSession(_)
+                if self.is_restoring() =>
+            {
+                Err(ApiError::restoring(self.to_restore - self.restoring.len(), self.to_restore))
+            }
             Call::Registry(request) => {
                 let reconciler = self.parts.reconciler.as_ref().filter(|_| !self.is_clients(&request));
                 if let Some(Err(refused)) = reconciler.map(|r| r.check_client(&request)) {
@@ -187,9 +237,8 @@ impl Manager {
             }
             Call::Drain(timeout) => {
                 service::stopping();
-                let until = timeout.or(self.parts.drain_timeout).map(|timeout| self.now() + timeout);
-                let request = Request::Shutdown { until };
-                return self.request(request.clone(), Waiter::Client(client, request));
+                let timeout = timeout.or(self.parts.drain_timeout);
+                return self.shut_down(timeout, |request| Waiter::Client(client, request));
             }
             Call::Get(name) => answers::one(&self.parts.registry, &name, self.now()),
             Call::List(side) => answers::all(&self.parts.registry, side, self.now()),
@@ -240,16 +289,32 @@ impl Manager {
 
     /// The operator wishes to stop: nothing new from now on, and the rest within its time.
     pub(super) fn drain(&mut self) {
-        let until = self.parts.drain_timeout.map(|timeout| self.now() + timeout);
         if self.succession == Succession::Over {
-            self.until = until;
+            self.until = self.parts.drain_timeout.map(|timeout| self.now() + timeout);
             return self.stop_if_over();
         }
-        self.request(Request::Shutdown { until }, Waiter::Nobody);
+        self.shut_down(self.parts.drain_timeout, |_| Waiter::Nobody);
+    }
+
+    fn shut_down(&mut self, timeout: Option<Duration>, waiter: impl FnOnce(Request) -> Waiter) {
+        self.stop_restoring();
+        self.count_sessions();
+        let OpenCount { migrations, listeners, sessions } = self.parts.registry.open_count();
+        let at_most = timeout.map_or_else(|| "for ever".to_owned(), quantity::display);
+        let at_most = at_most.as_str();
+        if self.parts.state.is_some() {
+            log::info!(sessions, at_most, listeners; "waiting for sessions; what listens is for the next one, by the state directory");
+        } else {
+            log::info!(sessions, at_most, migrations, listeners; "waiting for sessions, and for migrations to be deleted");
+        }
+        let until = timeout.map(|timeout| self.now() + timeout);
+        let request = Request::Shutdown { until };
+        self.request(request.clone(), waiter(request));
     }
 
     /// At once.
     pub(super) fn abort(&mut self) {
+        self.stop_restoring();
         (self.stopped, self.aborted) = (true, true);
         self.parts.controller.send(Command::Abort);
     }
@@ -360,11 +425,14 @@ impl Manager {
             return self.stop_if_left_alone();
         }
         let registry = &self.parts.registry;
+        if self.stopped || !registry.is_shutting_down() {
+            return;
+        }
         let count = registry.open_count();
         let is_over = count.migrations == 0
             && count.listeners == 0
             && (count.sessions == 0 || registry.is_past_shutdown());
-        if !self.stopped && registry.is_shutting_down() && is_over {
+        if is_over {
             self.stopped = true;
             self.parts.controller.send(Command::Drain);
         }
@@ -532,7 +600,7 @@ impl Manager {
                 let open = self.open.get(&id);
                 let given = match open.map(|open| (&open.listen, open.file)) {
                     Some((Listen::Unix { path, .. }, Some(file))) => {
-                        file.give(path, owner).map_err(|error| error.to_string())
+                        file.give(path, owner).map_err(|error| in_words(&error))
                     }
                     _ => Err("it has no socket file".to_owned()),
                 };
@@ -545,10 +613,11 @@ impl Manager {
                 if let Some(open) = self.open.get(&id) {
                     match self.parts.site.replan(&open.plan, &dial) {
                         Ok(plan) => open.plan.redirect(plan),
-                        Err(Trouble::Dial(why) | Trouble::Listen(OpenError::Other(why))) => {
+                        Err(Trouble::Dial(why)) => {
                             log::error!(connect:% = dial, error = why.as_str(); "new connections still go where they went");
                         }
-                        Err(Trouble::Listen(OpenError::PortInUse)) => {}
+                        // nothing is opened
+                        Err(Trouble::Listen(_)) => {}
                     }
                 }
                 Some(Input::Routed { id, dial })
@@ -734,6 +803,9 @@ impl Manager {
     /// Why there can be none now.
     pub(super) fn offer(&mut self, control: &Listener) -> Result<Estate, ApiError> {
         self.succession.allows(&Call::TakeOver)?;
+        if self.is_restoring() {
+            return Err(ApiError::restoring(self.to_restore - self.restoring.len(), self.to_restore));
+        }
         if self.parts.registry.is_shutting_down() {
             return Err(ApiError::unavailable("this process is draining; it hands nothing over any more"));
         }

@@ -101,3 +101,46 @@ fn the_tcp_user_timeout_ends_a_session_that_gets_nowhere() {
     let (_, log) = node.end();
     assert!(log.contains("front_end=sink-unresponsive"), "{log}");
 }
+
+/// Whoever else listens at a backend is not dialed, and the log says who it was.
+#[test]
+fn forward_dials_a_unix_backend_only_if_its_owner_listens_there() {
+    let dir = Scratch::new();
+    let backend = Backend::echo(&dir.path("backend"));
+    let us = rustix::process::geteuid().as_raw();
+    for (owner, expected) in [(us, Some("hello")), (us + 1, None)] {
+        let mut node = Node::start(&format!(
+            "forward --listen unix:{0}/front --connect unix:{0}/backend --backend-owner {owner} --dial-timeout 1s",
+            dir.path("")
+        ));
+        node.line();
+        assert_eq!(echo(&dir.path("front")).as_deref(), expected, "{owner}");
+        node.signal(Signal::TERM);
+        let (_, log) = node.end();
+        assert_eq!(log.contains("not dialed: somebody else listens"), expected.is_none(), "{log}");
+    }
+    assert!(backend.touched() >= 1);
+    let output = run("forward --listen unix:/a --connect tcp:127.0.0.1:1 --backend-owner 1");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("no --connect is unix:"), "{}", text(&output.stderr));
+}
+
+/// An interface without an address that others can reach is no reason not to dial.
+#[test]
+fn a_source_dials_from_its_interface_or_says_why_not() {
+    let (dir, listener) = (Scratch::new(), std::net::TcpListener::bind("127.0.0.1:0").expect("bind"));
+    let port = listener.local_addr().expect("address").port();
+    let mut node = Node::start(&format!(
+        "source --key k --base-dir {} --target 127.0.0.1 --ports {{\"{port}\":0}} --interface lo --plain",
+        dir.path("")
+    ));
+    let front = node.line().strip_prefix("listening unix:").expect("a line").to_owned();
+    let client = std::os::unix::net::UnixStream::connect(front).expect("connect");
+    let (_, peer) = listener.accept().expect("dialed");
+    assert!(peer.ip().is_loopback());
+    drop(client);
+    node.signal(Signal::TERM);
+    node.signal(Signal::INT);
+    let (_, log) = node.end();
+    assert!(log.contains("dialing from whatever address") && log.contains("interface=lo"), "{log}");
+}

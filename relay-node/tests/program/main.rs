@@ -3,6 +3,7 @@
 
 mod api;
 mod basics;
+mod certificates;
 mod check;
 mod endpoints;
 mod metrics;
@@ -10,6 +11,9 @@ mod migration;
 mod node;
 mod objects;
 mod pki;
+mod readme;
 mod rejection;
 mod reload;
+mod restart;
 mod support;
+mod watching;

@@ -27,11 +27,11 @@ fn port(answer: &Value, channel: u64) -> String {
     ports.iter().find(|(_, of)| **of == channel).unwrap_or_else(|| panic!("{answer}")).0.clone()
 }
 
-fn put_target(control: &str, key: &str, backend: &str) -> Value {
+pub(crate) fn put_target(control: &str, key: &str, backend: &str) -> Value {
     ok(control, "PUT", &format!("/v1/targets/{key}"), &json!({ "backends": { "0": backend } }).to_string())
 }
 
-fn put_source(control: &str, key: &str, target: &Value, base: &str) -> Value {
+pub(crate) fn put_source(control: &str, key: &str, target: &Value, base: &str) -> Value {
     let body = json!({ "target": target["address"], "ports": target["ports"], "base_dir": base });
     ok(control, "PUT", &format!("/v1/sources/{key}"), &body.to_string())
 }
@@ -158,14 +158,30 @@ fn what_is_wrong_is_refused_with_its_status_and_a_sentence() {
             "PUT",
             "/v1/sources/k",
             r#"{"target":"10.0.0.1","ports":{"1":0},"base_dir":"/nonexistent"}"#,
-            500,
-            "does not exist",
+            422,
+            "the base directory /nonexistent does not exist; make it",
         ),
     ] {
         let (found, answer) = call(&control, method, path, body);
         assert_eq!(found, status, "{method} {path}: {answer}");
         let answer: Value = serde_json::from_str(&answer).expect("JSON");
         assert!(answer["error"].as_str().is_some_and(|error| error.contains(says)), "{answer}");
+    }
+    // what is wrong here is the operator's to mend, and in words
+    fs::write(dir.path("file"), "").expect("write");
+    fs::create_dir_all(dir.path("taken/migrationproxy")).expect("mkdir");
+    fs::write(dir.path("taken/migrationproxy/k-source.sock"), "precious").expect("write");
+    fs::create_dir(dir.path("full")).expect("mkdir");
+    fs::write(dir.path("full/migrationproxy"), "precious").expect("write");
+    for (base, status, says) in [
+        ("file", 422, "is not a directory"),
+        ("taken", 409, "a file that is no socket is there; it was left alone"),
+        ("full", 409, "full/migrationproxy is there and no directory"),
+    ] {
+        let body = json!({ "target": "10.0.0.1", "ports": { "1": 0 }, "base_dir": dir.path(base) });
+        let (found, answer) = call(&control, "PUT", "/v1/sources/k", &body.to_string());
+        assert_eq!(found, status, "{answer}");
+        assert!(answer.contains(says) && !answer.contains("os error"), "{answer}");
     }
     let (status, answer) = call(&control, "PUT", "/v1/targets/k", &"x".repeat((64 << 10) + 1));
     assert_eq!(status, 413, "{answer}");
@@ -266,51 +282,6 @@ fn a_lease_frees_what_nobody_renews_and_not_what_is_used() {
     assert_eq!(call(&control, "GET", "/v1/targets/used", "").0, 200);
     drop(held);
     eventually("the other, too", || (call(&control, "GET", "/v1/targets/used", "").0 == 404).then_some(()));
-}
-
-/// Also after a kill, which leaves no time for anything.
-#[test]
-fn a_restart_listens_on_the_same_ports_again() {
-    let dir = Scratch::new();
-    let _backend = Backend::echo(&dir.path("backend"));
-    let options = format!("--plain --bind 127.0.0.1 --state-dir {}", dir.path("state"));
-    let (node, control) = start(&dir, &options);
-    let target = put_target(&control, "k", &dir.path("backend"));
-    put_target(&control, "gone", &dir.path("backend"));
-    ok(&control, "DELETE", "/v1/targets/gone", "");
-    let source = put_source(&control, "k", &target, &dir.path(""));
-    let file = source["files"][0].as_str().expect("a file").to_owned();
-    drop(node); // kills it
-    assert!(!Path::new(&dir.path("state/target-gone.json")).exists());
-    for round in 0..2 {
-        let (node, control) = start(&dir, &options);
-        let again = eventually("restored", || {
-            let (status, answer) = call(&control, "GET", "/v1/targets/k", "");
-            (status == 200).then(|| serde_json::from_str::<Value>(&answer).expect("JSON"))
-        });
-        assert_eq!((&again["ports"], &again["address"]), (&target["ports"], &target["address"]), "{round}");
-        eventually("carries", || UnixStream::connect(&file).is_ok().then_some(()));
-        assert_eq!(echo(&file).as_deref(), Some("hello"));
-        node.signal(Signal::TERM);
-        node.signal(Signal::INT);
-        let (_, log) = node.end();
-        assert!(log.contains("target restored key=k") && log.contains("source restored key=k"), "{log}");
-    }
-}
-
-#[test]
-fn two_daemons_do_not_share_a_state_directory() {
-    let dir = Scratch::new();
-    let options = format!("--plain --bind 127.0.0.1 --state-dir {}", dir.path("state"));
-    let (_node, control) = start(&dir, &options);
-    let before = put_target(&control, "k", "/none");
-    let second = run(&format!("node --control unix:{} {options}", dir.path("second")));
-    assert_eq!(second.status.code(), Some(1));
-    let (out, error) = (text(&second.stdout), text(&second.stderr));
-    assert!(out.is_empty() && error.contains("another daemon, process "), "{out}{error}");
-    assert_eq!(error.lines().filter(|line| line.contains("state directory")).count(), 1, "{error}");
-    assert!(!Path::new(&dir.path("second")).exists());
-    assert_eq!(ok(&control, "GET", "/v1/targets/k", "")["ports"], before["ports"]);
 }
 
 #[test]
