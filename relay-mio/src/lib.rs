@@ -18,13 +18,13 @@ mod mail;
 mod token;
 mod worker;
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread;
 
 use mio::{Poll, Waker};
 use relay_node::clock::Clock;
+use relay_node::lifecycle::seed;
 use relay_node::{Observer, Runtime, ServeError, Served, Server};
 
 use acceptor::Acceptor;
@@ -53,10 +53,6 @@ impl Mio {
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
-    }
-
-    fn threads(&self, wished: Option<NonZeroUsize>) -> usize {
-        wished.or(self.threads).or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
     }
 }
 
@@ -94,11 +90,6 @@ fn waker(poll: &Poll) -> Result<Arc<Waker>, ServeError> {
         .map_err(|error| ServeError::new("make a waker", error))
 }
 
-/// Another one each time, for jitter.
-fn seed() -> u64 {
-    RandomState::new().build_hasher().finish()
-}
-
 impl Runtime for Mio {
     fn serve(&self, server: Server) -> Result<Served, ServeError> {
         let clock = server.sessions.clock();
@@ -108,7 +99,7 @@ impl Runtime for Mio {
         let observer = Arc::clone(&server.observer);
         let mut parts =
             vec![Parts::new(0, clock, to_acceptor.local_sender(), Arc::clone(&observer), first, None)?];
-        for number in 1..self.threads(server.threads) {
+        for number in 1..server.loops(self.threads).get() {
             let poll = poller()?;
             let waker = waker(&poll)?;
             let to_acceptor = to_acceptor.sender();

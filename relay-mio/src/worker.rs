@@ -6,14 +6,13 @@ use std::sync::Arc;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
-use relay_core::{Failure, Instant, Leg, Outcome, Pumped, Ready, Stop};
+use relay_core::{Failure, Instant, Leg, Outcome, Ready};
 use relay_node::acceptor::{Accepted, Report, Which};
 use relay_node::clock::Clock;
-use relay_node::closing::{self, Closing};
 use relay_node::failure::failure;
-use relay_node::live::{Desk, Live};
+use relay_node::lifecycle::{Lifecycle, Message, Progress};
+use relay_node::live::Desk;
 use relay_node::pipes::Stock;
-use relay_node::sessions::SessionId;
 use relay_node::timers::{Armed, Timers};
 use relay_node::{Observer, Served};
 use slab::Slab;
@@ -114,24 +113,7 @@ struct Slot {
     armed: Armed,
     /// In the run queue.
     queued: bool,
-    state: State,
-}
-
-#[derive(Debug)]
-enum State {
-    Live(Box<Live>),
-    /// Over, but for the bytes in its sockets.
-    Closing(Closing),
-}
-
-impl State {
-    /// Whether this session is meant. One that is over is nobody's any more.
-    fn is(&self, which: Which) -> bool {
-        match self {
-            Self::Live(live) => which.is(live.seat().id(), live.seat().route()),
-            Self::Closing(_) => false,
-        }
-    }
+    session: Lifecycle,
 }
 
 /// See the [module](self).
@@ -144,8 +126,6 @@ pub(crate) struct Worker {
     timers: Timers<Id>,
     mail: Mailbox<ToWorker>,
     next_generation: u32,
-    /// The latest time at which everything is closed.
-    end: Option<Instant>,
     quit: bool,
 }
 
@@ -158,7 +138,6 @@ impl Worker {
             timers: Timers::new(),
             mail,
             next_generation: 0,
-            end: None,
             quit: false,
         }
     }
@@ -170,12 +149,12 @@ impl Worker {
         for message in messages {
             match message {
                 ToWorker::Accepted(accepted) => self.add(*accepted),
-                ToWorker::Dial(id, since) => self.with_live(id, |live, cx| live.may_dial(since, cx)),
-                ToWorker::Evict(session) => self.evict(session),
+                ToWorker::Dial(id, since) => self.tell(id, Message::Dial(since)),
+                ToWorker::Evict(session) => self.tell_those(Which::Session(session), Message::Evict),
                 ToWorker::Beat(beat) => drop(beat),
-                ToWorker::Relimit => self.relimit(),
-                ToWorker::Abort(which) => self.abort(which),
-                ToWorker::Stop(stop) => self.stop(stop),
+                ToWorker::Abort(which) => self.tell_those(which, Message::Abort),
+                ToWorker::Relimit => self.tell_all(Message::Relimit),
+                ToWorker::Stop(stop) => self.tell_all(Message::Stop(stop)),
                 ToWorker::Quit => self.quit = true,
             }
         }
@@ -211,22 +190,24 @@ impl Worker {
         let Ok(slot) = u32::try_from(entry.key()) else { return }; // no process has 2^32 sockets
         let id = Id { slot, generation: self.next_generation };
         self.next_generation = self.next_generation.wrapping_add(1);
-        let state = State::Live(Box::new(Live::new(accepted, &mut AtDesk { cx: &mut self.cx, id })));
-        entry.insert(Slot { id, armed: Armed::default(), queued: true, state });
+        let session = Lifecycle::new(accepted, &mut AtDesk { cx: &mut self.cx, id });
+        entry.insert(Slot { id, armed: Armed::default(), queued: true, session });
         self.queue.push_back(id);
     }
 
     /// Something happened to a leg.
     pub(crate) fn on_edge(&mut self, id: Id, leg: Leg, edge: Ready) {
-        self.with_live(id, |live, cx| live.on_edge(leg, edge, cx));
+        self.with(id, |session, desk| session.on_edge(leg, edge, desk));
     }
 
     /// Lets every timer fire that is due.
     pub(crate) fn on_time(&mut self, now: Instant) {
         while let Some((at, id)) = self.timers.pop(now) {
             if find(&mut self.slots, id).is_some_and(|slot| slot.armed.fires(at)) {
-                self.with_live(id, |live, cx| live.on_time(now, cx));
-                self.look_at_closing(id, now);
+                self.with(id, |session, desk| {
+                    session.on_time(now, desk);
+                    true
+                });
             }
         }
     }
@@ -241,84 +222,44 @@ impl Worker {
 
     fn turn(&mut self, id: Id) {
         let Some(slot) = find(&mut self.slots, id) else { return };
-        let State::Live(live) = &mut slot.state else { return };
-        let pumped = live.turn(&mut AtDesk { cx: &mut self.cx, id });
+        let progress = slot.session.turn(&mut AtDesk { cx: &mut self.cx, id });
+        if let Progress::Closed { stranger } = progress {
+            self.slots.remove(id.slot as usize);
+            return self.cx.report(Report::Closed { stranger });
+        }
         // Also of a session that is never idle: it has a lifetime, and the operator a deadline.
-        self.timers.arm(id, &mut slot.armed, live.deadline());
-        slot.queued = pumped == Pumped::Again;
-        match pumped {
-            Pumped::Again => self.queue.push_back(id),
-            Pumped::Idle => {}
-            Pumped::Done => {
-                slot.state = State::Closing(live.end(&mut AtDesk { cx: &mut self.cx, id }));
-                self.look_at_closing(id, self.cx.clock.now());
-            }
+        self.timers.arm(id, &mut slot.armed, slot.session.deadline());
+        slot.queued = progress == Progress::Again;
+        if slot.queued {
+            self.queue.push_back(id);
         }
     }
 
-    /// Does something with a session that is open; it then has a turn.
-    fn with_live(&mut self, id: Id, act: impl FnOnce(&mut Live, &mut AtDesk<'_>)) {
+    /// Does something with a session, which says whether it then has a turn.
+    fn with(&mut self, id: Id, act: impl FnOnce(&mut Lifecycle, &mut AtDesk<'_>) -> bool) {
         let Some(slot) = find(&mut self.slots, id) else { return };
-        if let State::Live(live) = &mut slot.state {
-            act(live, &mut AtDesk { cx: &mut self.cx, id });
-            if !slot.queued {
-                slot.queued = true;
-                self.queue.push_back(id);
-            }
+        if act(&mut slot.session, &mut AtDesk { cx: &mut self.cx, id }) && !slot.queued {
+            slot.queued = true;
+            self.queue.push_back(id);
         }
     }
 
-    /// Frees the slot of a session that is over as soon as nothing is left of it.
-    fn look_at_closing(&mut self, id: Id, now: Instant) {
-        let Some(slot) = find(&mut self.slots, id) else { return };
-        let State::Closing(closing) = &mut slot.state else { return };
-        match closing.look(now, self.end) {
-            Some(until) => self.timers.arm(id, &mut slot.armed, Some(until)),
-            None => {
-                let stranger = closing.stranger;
-                self.slots.remove(id.slot as usize);
-                self.cx.report(Report::Closed { stranger });
-            }
-        }
+    fn tell(&mut self, id: Id, message: Message) {
+        self.with(id, |session, desk| {
+            session.tell(message, desk);
+            true
+        });
     }
 
-    /// Ends some sessions.
-    fn abort(&mut self, which: Which) {
-        let now = self.cx.clock.now();
-        let ids: Vec<Id> =
-            self.slots.iter().filter(|(_, slot)| slot.state.is(which)).map(|(_, slot)| slot.id).collect();
-        for id in ids {
-            self.with_live(id, |live, _| live.stop(now, Stop::Abort));
-        }
+    fn tell_those(&mut self, which: Which, message: Message) {
+        let meant = |(_, slot): (usize, &Slot)| slot.session.is(which).then_some(slot.id);
+        let ids: Vec<Id> = self.slots.iter().filter_map(meant).collect();
+        ids.into_iter().for_each(|id| self.tell(id, message));
     }
 
-    /// The limits of the rate have changed.
-    fn relimit(&mut self) {
+    fn tell_all(&mut self, message: Message) {
         let ids: Vec<Id> = self.slots.iter().map(|(_, slot)| slot.id).collect();
-        for id in ids {
-            self.with_live(id, |live, _| live.relimit());
-        }
-    }
-
-    /// Has a stranger make room for others.
-    fn evict(&mut self, session: SessionId) {
-        let now = self.cx.clock.now();
-        let which = Which::Session(session);
-        let found = self.slots.iter().find(|(_, slot)| slot.state.is(which)).map(|(_, slot)| slot.id);
-        if let Some(id) = found {
-            self.with_live(id, |live, _| live.evict(now));
-        }
-    }
-
-    fn stop(&mut self, stop: Stop) {
-        let now = self.cx.clock.now();
-        let end = closing::end(stop, now);
-        self.end = Some(self.end.map_or(end, |known| known.min(end)));
-        let ids: Vec<Id> = self.slots.iter().map(|(_, slot)| slot.id).collect();
-        for id in ids {
-            self.with_live(id, |live, _| live.stop(now, stop));
-            self.look_at_closing(id, now);
-        }
+        ids.into_iter().for_each(|id| self.tell(id, message));
     }
 }
 

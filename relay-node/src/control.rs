@@ -123,6 +123,15 @@ struct Queue {
     relimit: bool,
     /// That are waiting.
     beats: usize,
+    /// Every writing end is gone.
+    closed: bool,
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        // Before the socket is closed, which wakes the reader.
+        lock(&self.queue).closed = true;
+    }
 }
 
 impl Queue {
@@ -197,6 +206,14 @@ impl Commands {
         self.clear();
         // What was put in before its byte could be cleared away.
         lock(&self.queue).pop()
+    }
+
+    /// Whether nothing will come any more: every command was taken, and every writing end is gone. The
+    /// socket stays ready then, so whoever polls it has to stop.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        let queue = lock(&self.queue);
+        queue.closed && queue.commands.is_empty()
     }
 
     /// Takes all that was written to wake us.
@@ -303,8 +320,12 @@ mod tests {
     fn with_every_controller_gone_there_is_nothing_more() {
         let (controller, commands) = channel().expect("pair");
         controller.send(Command::Drain);
+        let clone = controller.clone();
         drop(controller);
+        assert!(!commands.is_closed(), "there is another one");
+        drop(clone);
+        assert!(!commands.is_closed(), "there is a command");
         assert!(matches!(commands.next(), Some(Command::Drain)));
-        assert!(commands.next().is_none());
+        assert!(commands.next().is_none() && commands.is_closed());
     }
 }

@@ -15,8 +15,9 @@
 //! ```
 //! What a loop is given is a [`Server`]; what it needs to know of sockets is in [`listen`] and
 //! [`socket`], of failures in [`failure`], of what to dial in [`resolve`]. Whom to let in, and when to
-//! dial, the [`acceptor`] decides for it; who is there stands in the table of [`sessions`]. Whom it
-//! tells what happens is an [`Observer`].
+//! dial, the [`acceptor`] decides for it; what a session does until its last descriptor is closed, its
+//! [`lifecycle`]; who is there stands in the table of [`sessions`]. Whom it tells what happens is an
+//! [`Observer`].
 #![forbid(unsafe_code)]
 
 pub mod acceptor;
@@ -39,6 +40,7 @@ pub mod fuzz;
 mod handed;
 pub mod inherited;
 mod interface;
+pub mod lifecycle;
 pub mod listen;
 pub mod live;
 mod log_queue;

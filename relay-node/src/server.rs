@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use relay_core::admission::{Limits, Peers};
@@ -15,8 +16,9 @@ use crate::cli::Timeouts;
 use crate::codec::NodeCodec;
 use crate::control::Commands;
 use crate::endpoint::Endpoint;
-use crate::listen::Listener;
-use crate::observer::Observer;
+use crate::inherited::Inherited;
+use crate::listen::{self, ListenOptions, Listener};
+use crate::observer::{LogObserver, Observer};
 use crate::resolve::Backend;
 use crate::sessions::{RouteId, SessionTable};
 use crate::tls::Tls;
@@ -34,6 +36,9 @@ pub trait Runtime: Sync {
     /// Relays on all routes, and on those that [`Command`](crate::control::Command)s open, until one of
     /// them was a stop and all sessions have ended.
     ///
+    /// **Blocks the calling thread** for as long: a program that does something else meanwhile gives it a
+    /// thread of its own. In a tokio program, `relay_tokio::serve` is the same as a future.
+    ///
     /// On `Drain`: stops accepting and drops the listeners, hands every session
     /// [`drain_deadline`](Server::drain_deadline), returns when the last has ended. On `Abort`: the
     /// same with all sessions aborted. Connections already waiting in a backlog are not taken any
@@ -41,6 +46,9 @@ pub trait Runtime: Sync {
     ///
     /// # Errors
     /// If the loop itself can't be set up or fails. A session's or an accept's failure is none.
+    ///
+    /// # Panics
+    /// Only if the loop is one that cannot run where it is called; it says so.
     fn serve(&self, server: Server) -> Result<Served, ServeError>;
 }
 
@@ -64,6 +72,30 @@ pub struct Server {
 }
 
 impl Server {
+    /// One that listens at these routes and is told what to do through the other end of `commands`: with
+    /// the default limits, the drain timeout of [`Timeouts::default`], a table of its own, and a line in
+    /// the log for each session.
+    #[must_use]
+    pub fn new(routes: impl IntoIterator<Item = Route>, commands: Commands) -> Self {
+        Self {
+            routes: numbered(routes),
+            sessions: SessionTable::new(),
+            limits: Limits::default(),
+            threads: None,
+            drain_timeout: Timeouts::default().drain,
+            observer: Arc::new(LogObserver),
+            commands,
+        }
+    }
+
+    /// How many loops: so many as asked for here, otherwise as the runtime was given, otherwise as there
+    /// are processors to run on.
+    #[must_use]
+    pub fn loops(&self, of_the_runtime: Option<NonZeroUsize>) -> NonZeroUsize {
+        let asked_for = self.threads.or(of_the_runtime);
+        asked_for.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+    }
+
     /// When a drain that begins now has to be over.
     #[must_use]
     pub fn drain_deadline(&self, now: Instant) -> Instant {
@@ -86,6 +118,23 @@ pub fn numbered(routes: impl IntoIterator<Item = Route>) -> Vec<(RouteId, Route)
 }
 
 impl Route {
+    /// Listens at `listen`, for sessions that are relayed to `connect`. `tls` is needed if either of them
+    /// is `tls:`, and used there only. Looks up host names at once, which may take a while: not for a loop.
+    ///
+    /// # Errors
+    /// As [`listen`](crate::listen::listen), [`Backend::new`] and [`Plan::new`].
+    pub fn open(
+        listen: &Endpoint,
+        connect: &Endpoint,
+        tls: Option<&Arc<Tls>>,
+        timeouts: &Timeouts,
+    ) -> io::Result<Self> {
+        let backend = Backend::new(connect)?;
+        let listener = listen::listen(listen, &ListenOptions::default(), &mut Inherited::none())?;
+        let plan = Plan::new(listener.local().clone(), backend, tls, timeouts).map_err(io::Error::other)?;
+        Ok(Self { listener, plan: Arc::new(plan) })
+    }
+
     /// Descriptors that one session takes: its two sockets. A loop that splices takes two more for each
     /// pipe, while bytes move, and does without once half of all descriptors are in use.
     pub(crate) const DESCRIPTORS: usize = 2;

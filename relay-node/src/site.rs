@@ -59,13 +59,17 @@ impl Trouble {
                 )),
                 _ => OpenError::Other(in_words(error)),
             },
-            Listen::Unix { .. } => match error.kind() {
-                ErrorKind::AddrInUse | ErrorKind::AlreadyExists => OpenError::Occupied(in_words(error)),
-                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidInput => {
+            Listen::Unix { .. } => {
+                let is_one_of = |kinds: &[ErrorKind]| kinds.contains(&error.kind());
+                if is_one_of(&[ErrorKind::AddrInUse, ErrorKind::AlreadyExists]) {
+                    OpenError::Occupied(in_words(error))
+                } else if is_one_of(&[ErrorKind::NotFound, ErrorKind::NotADirectory, ErrorKind::InvalidInput])
+                {
                     OpenError::Unfit(in_words(error))
+                } else {
+                    OpenError::Other(in_words(error))
                 }
-                _ => OpenError::Other(in_words(error)),
-            },
+            }
         })
     }
 

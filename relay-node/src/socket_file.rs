@@ -202,9 +202,10 @@ fn settle(path: &Path, rights: Rights) -> io::Result<SocketFile> {
 /// With what it takes.
 fn not_given(error: io::Error) -> io::Error {
     let hint = "; that takes root, or CAP_CHOWN";
-    match error.kind() {
-        kind @ io::ErrorKind::PermissionDenied => io::Error::new(kind, format!("{}{hint}", in_words(&error))),
-        _ => error,
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        io::Error::new(error.kind(), format!("{}{hint}", in_words(&error)))
+    } else {
+        error
     }
 }
 

@@ -42,13 +42,14 @@
 //! ```
 //!
 //! # A whole node
-//! With the feature `server`, which is on by default, there is `Tokio`: listeners, limits, dialing in order,
-//! draining and the command line of `relay-mio`, all of it from `relay-node`. Who only joins streams turns
-//! default features off.
+//! With the feature `server`, which is on by default, there is `serve`, a node as a future: listeners,
+//! limits, dialing in order, timers, draining and aborting by a handle, all of it from [`relay_node`]. Its
+//! documentation has an example that runs. `Tokio` is the same for a program without a tokio runtime, and
+//! what the program `relay-tokio` is made of. Who only joins streams turns default features off.
 //!
 //! # Units and clocks
 //! Sizes are bytes. Time is tokio's ([`tokio::time::Instant`]): a test with a paused clock moves a
-//! session's timers on like any other. Nothing is spawned and nothing blocks.
+//! session's timers on like any other. Nothing blocks, and nothing is spawned but by `serve`.
 //!
 //! # How it runs
 //! A session is polled, moves 256 KiB at most, and lets other tasks have their turn. Its buffers
@@ -70,9 +71,19 @@ mod streams;
 
 pub use close::prepare_close;
 pub use relay_core::{Close, Config, EndReason, Failure, FlowEnd, Leg, Outcome, PerLeg, Stats, Timer};
+pub use relay_node;
+#[cfg(feature = "server")]
+pub use relay_node::cli::Timeouts;
+#[cfg(feature = "server")]
+pub use relay_node::{Plan, Route, Runtime, ServeError, Served, Server};
 pub use relay_tls;
 pub use relaying::{Relayed, relay, relay_dialing, relay_until};
 #[cfg(feature = "server")]
-pub use server::Tokio;
+pub use server::{Tokio, serve};
 pub use side::Side;
 pub use stop::{StopSignal, Stopper, stopper};
+
+/// What the README shows compiles.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -11,13 +11,14 @@ use relay_core::admission::ListenerId;
 use relay_core::{Instant, Stop};
 use relay_node::acceptor::{Accepted, Acceptor, Host, Report, Which};
 use relay_node::control::Beat;
+use relay_node::lifecycle::{Message, seed};
 use relay_node::listen::Listener;
 use relay_node::{RouteId, ServeError, Server, SessionId};
 use relay_sys::Edges;
 
+use super::Shared;
 use super::mail::Mailbox;
 use super::session::{Session, ToSession};
-use super::{Shared, seed};
 use crate::alarm::Alarm;
 
 /// What the sessions have to tell, and who.
@@ -31,6 +32,7 @@ pub(super) async fn accept(server: Server, shared: Arc<Shared>) -> Result<(), Se
     let failed = |error| ServeError::new("register a socket with the poller", error);
     let commands = server.commands.as_fd().try_clone_to_owned().map_err(failed)?;
     let commands = Edges::new(Arc::new(commands.into())).map_err(failed)?;
+    let commands = Some(commands);
     let tasks = Tasks {
         shared: Arc::clone(&shared),
         doors: HashMap::new(),
@@ -55,7 +57,8 @@ fn is_edge(edges: &Edges, cx: &mut Context<'_>) -> bool {
 
 /// See the [module](self).
 struct Accepting {
-    commands: Edges,
+    /// Until nobody is left to command.
+    commands: Option<Edges>,
     acceptor: Acceptor<Tasks>,
     reports: Arc<Reports>,
     rung: Arc<Mailbox<ListenerId>>,
@@ -79,9 +82,12 @@ impl Accepting {
                 self.acceptor.host().wait_at(number);
                 self.acceptor.on_listener(number);
             }
-            if is_edge(&self.commands, cx) {
+            if self.commands.as_ref().is_some_and(|commands| is_edge(commands, cx)) {
                 any = true;
                 self.acceptor.on_commands();
+                if self.acceptor.commands().is_closed() {
+                    self.commands = None;
+                }
             }
             self.acceptor.turn(self.shared.clock.now());
             if self.acceptor.is_done() {
@@ -133,10 +139,17 @@ struct Handle {
     mail: Arc<Mailbox<ToSession>>,
 }
 
+/// Nobody waits for the rest any more.
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.stop(Stop::Abort);
+    }
+}
+
 impl Tasks {
-    fn tell(&self, session: SessionId, message: ToSession) {
+    fn tell(&self, session: SessionId, message: Message) {
         if let Some(handle) = self.sessions.get(&session) {
-            handle.mail.send(message);
+            handle.mail.send(ToSession::Tell(message));
         }
     }
 
@@ -171,16 +184,16 @@ impl Host for Tasks {
     }
 
     fn dial(&mut self, session: SessionId, since: Instant) {
-        self.tell(session, ToSession::Dial(since));
+        self.tell(session, Message::Dial(since));
     }
 
     fn evict(&mut self, session: SessionId) {
-        self.tell(session, ToSession::Evict);
+        self.tell(session, Message::Evict);
     }
 
     fn stop(&mut self, stop: Stop) {
         for handle in self.sessions.values() {
-            handle.mail.send(ToSession::Stop(stop));
+            handle.mail.send(ToSession::Tell(Message::Stop(stop)));
         }
     }
 
@@ -193,14 +206,14 @@ impl Host for Tasks {
 
     fn relimit(&mut self) {
         for handle in self.sessions.values() {
-            handle.mail.send(ToSession::Relimit);
+            handle.mail.send(ToSession::Tell(Message::Relimit));
         }
     }
 
     fn abort(&mut self, which: Which) {
         for (id, handle) in &self.sessions {
             if which.is(*id, handle.route) {
-                handle.mail.send(ToSession::Abort);
+                handle.mail.send(ToSession::Tell(Message::Abort));
             }
         }
     }

@@ -6,20 +6,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use relay_core::admission::Stranger;
-use relay_core::{Failure, Instant, Leg, Outcome, PerLeg, Pumped, Ready, Stop};
+use relay_core::{Failure, Instant, Leg, Outcome, PerLeg, Ready, Stop};
 use relay_node::acceptor::{Accepted, Report};
-use relay_node::closing::{self, Closing};
 use relay_node::control::Beat;
 use relay_node::failure::failure;
-use relay_node::live::{self, Live};
+use relay_node::lifecycle::{Lifecycle, Message, Progress, seed};
+use relay_node::live;
 use relay_node::pipes::Stock;
 use relay_node::{Observer, SessionId};
 use relay_sys::Edges;
 use socket2::Socket;
 
+use super::Shared;
 use super::accepting::Reports;
 use super::mail::Mailbox;
-use super::{Shared, seed};
 use crate::alarm::Alarm;
 
 thread_local! {
@@ -31,35 +31,19 @@ thread_local! {
 /// From the acceptor.
 #[derive(Clone, Debug)]
 pub(super) enum ToSession {
-    /// It is this one's turn to be dialed, as it were since then.
-    Dial(Instant),
-    /// It has to make room for others.
-    Evict,
+    /// What a session has to know.
+    Tell(Message),
     /// To be let go.
     Beat(Beat),
-    /// The limits of the rate have changed.
-    Relimit,
-    /// The operator's wish, for this one.
-    Abort,
-    /// The operator's wish, for every session.
-    Stop(Stop),
 }
 
 /// See the [module](self).
 pub(super) struct Session {
     // Before its sockets.
     desk: Desk,
-    state: State,
+    lifecycle: Lifecycle,
     mail: Arc<Mailbox<ToSession>>,
     alarm: Alarm,
-    /// The latest time at which everything is closed.
-    end: Option<Instant>,
-}
-
-enum State {
-    Live(Box<Live>),
-    /// Over, but for the bytes in its sockets.
-    Closing(Closing),
 }
 
 impl Session {
@@ -78,8 +62,8 @@ impl Session {
             reports: Arc::clone(&reports),
             shared,
         };
-        let live = Box::new(Live::new(accepted, &mut desk));
-        let mut session = Self { desk, state: State::Live(live), mail, alarm: Alarm::default(), end: None };
+        let lifecycle = Lifecycle::new(accepted, &mut desk);
+        let mut session = Self { desk, lifecycle, mail, alarm: Alarm::default() };
         let stranger = future::poll_fn(|cx| session.poll(cx)).await;
         drop(session);
         reports.send((id, Report::Closed { stranger }));
@@ -99,61 +83,44 @@ impl Session {
         loop {
             for message in self.mail.take(cx) {
                 any = true;
-                self.on_message(message);
-            }
-            match &mut self.state {
-                State::Live(live) => {
-                    for leg in Leg::BOTH {
-                        if let Some(edge) = self.desk.edge(leg, live.ready(leg), cx) {
-                            any = true;
-                            live.on_edge(leg, edge, &mut self.desk);
-                        }
-                    }
-                    if let Some(at) = live.deadline()
-                        && self.alarm.is_due(self.desk.shared.clock.to_tokio(at), cx)
-                    {
-                        any = true;
-                        live.on_time(self.desk.shared.clock.now().max(at), &mut self.desk);
-                    }
-                    if !any {
-                        return Poll::Pending;
-                    }
-                    match live.turn(&mut self.desk) {
-                        Pumped::Again => {
-                            cx.waker().wake_by_ref();
-                            return Poll::Pending;
-                        }
-                        Pumped::Idle => {}
-                        Pumped::Done => self.state = State::Closing(live.end(&mut self.desk)),
-                    }
-                }
-                State::Closing(closing) => {
-                    let Some(until) = closing.look(self.desk.shared.clock.now(), self.end) else {
-                        return Poll::Ready(closing.stranger);
-                    };
-                    if !self.alarm.is_due(self.desk.shared.clock.to_tokio(until), cx) && !any {
-                        return Poll::Pending;
-                    }
+                match message {
+                    ToSession::Tell(message) => self.lifecycle.tell(message, &mut self.desk),
+                    ToSession::Beat(beat) => drop(beat),
                 }
             }
-            any = false;
+            for leg in Leg::BOTH {
+                if let Some(edge) = self.desk.edge(leg, self.lifecycle.ready(leg), cx) {
+                    any |= self.lifecycle.on_edge(leg, edge, &mut self.desk);
+                }
+            }
+            if let Some(at) = self.lifecycle.deadline()
+                && self.alarm.is_due(self.desk.shared.clock.to_tokio(at), cx)
+            {
+                any = true;
+                self.lifecycle.on_time(self.desk.shared.clock.now().max(at), &mut self.desk);
+            }
+            if !any {
+                return Poll::Pending;
+            }
+            match self.lifecycle.turn(&mut self.desk) {
+                Progress::Again => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Progress::Idle => any = false,
+                Progress::Closed { stranger } => return Poll::Ready(stranger),
+            }
         }
     }
+}
 
-    fn on_message(&mut self, message: ToSession) {
-        let now = self.desk.shared.clock.now();
-        if let ToSession::Stop(stop) = message {
-            let end = closing::end(stop, now);
-            self.end = Some(self.end.map_or(end, |known| known.min(end)));
-        }
-        let State::Live(live) = &mut self.state else { return };
-        match message {
-            ToSession::Dial(since) => live.may_dial(since, &mut self.desk),
-            ToSession::Evict => live.evict(now),
-            ToSession::Beat(beat) => drop(beat),
-            ToSession::Relimit => live.relimit(),
-            ToSession::Abort => live.stop(now, Stop::Abort),
-            ToSession::Stop(stop) => live.stop(now, stop),
+impl Drop for Session {
+    /// A task that is dropped with its runtime: its peers must not take that for an orderly end, and the
+    /// observer is told of every session.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.lifecycle.tell(Message::Stop(Stop::Abort), &mut self.desk);
+            self.lifecycle.turn(&mut self.desk);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A whole node on tokio from outside: relay-mio's own tests, but for those of its loop alone.
+//! A whole node on tokio from outside: relay-mio's own tests, but for those of its loop alone; and as a
+//! future.
 
 #[path = "../../../relay-mio/tests/suite/commands.rs"]
 mod commands;
@@ -11,6 +12,7 @@ mod relaying;
 mod rig;
 #[path = "../../../relay-mio/tests/suite/strangers.rs"]
 mod strangers;
+mod task;
 
 /// The runtime under test.
 type Loop = relay_tokio::Tokio;

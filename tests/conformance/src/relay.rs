@@ -38,6 +38,8 @@ fn runtimes() -> (&'static str, &'static str) {
         ("tokio", "mio")
     } else if name.starts_with("mixed") {
         ("mio", "tokio")
+    } else if name.starts_with("tokio_pair") {
+        ("tokio", "tokio")
     } else {
         ("mio", "mio")
     }

@@ -4,6 +4,8 @@
 mod backends;
 #[path = "drain.rs"]
 mod drain;
+#[path = "nodes.rs"]
+mod nodes;
 #[path = "pairings.rs"]
 mod pairings;
 #[path = "resets.rs"]

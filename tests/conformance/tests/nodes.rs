@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use relay_conformance::pki::Files;
-use relay_conformance::relay::program;
+use relay_conformance::relay::{back_program, program};
 use relay_conformance::{Authority, Namespace, PATIENCE, Scratch, skipped};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -31,12 +31,18 @@ struct Node {
 }
 
 impl Node {
-    fn start(namespace: &Namespace, scratch: &Scratch, name: &str, options: &[&str]) -> Self {
+    fn start(
+        program: PathBuf,
+        namespace: &Namespace,
+        scratch: &Scratch,
+        name: &str,
+        options: &[&str],
+    ) -> Self {
         let (control, log) = (scratch.path(&format!("{name}.ctl")), scratch.path(&format!("{name}.log")));
         let [enter, network] = namespace.enter();
         // one that a killed test leaves behind ends with it
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", &enter, &network]).arg(program()).arg("node");
+        command.args(["--pdeathsig", "KILL", &enter, &network]).arg(program).arg("node");
         command.args(["--control", &format!("unix:{}", control.display()), "--interface", "migration0"]);
         command.args(options).stdin(Stdio::piped()).stdout(Stdio::piped());
         command.stderr(fs::File::create(&log).expect("a log")).env_remove("RUST_LOG");
@@ -217,7 +223,7 @@ fn both_nodes_from_the_objects_alone() {
     for channel in [49152, 49153] {
         echo(&pods[1].join("kubevirt/migrationproxy").join(socket_name(channel)), channel);
     }
-    let start = |namespace: &Namespace, name: &str| {
+    let start = |program, namespace: &Namespace, name: &str| {
         let run_dir = format!("{}/{name}/{{namespace}}/{{name}}", scratch.root().display());
         let mut options: Vec<String> = Files::options(&files);
         options.extend(
@@ -225,9 +231,10 @@ fn both_nodes_from_the_objects_alone() {
                 .map(str::to_owned),
         );
         let options: Vec<_> = options.iter().map(String::as_str).collect();
-        Node::start(namespace, &scratch, name, &options)
+        Node::start(program, namespace, &scratch, name, &options)
     };
-    let (mut source, mut target) = (start(&here, "node01"), start(&there, "node02"));
+    let (mut source, mut target) =
+        (start(program(), &here, "node01"), start(back_program(), &there, "node02"));
     // Twice: what is made only once is there after the first, and the second leaves nothing more.
     let mut before: [Option<usize>; 2] = [None; 2];
     for uid in ["m1", "m2"] {
@@ -328,7 +335,7 @@ fn a_migration_network_that_comes_goes_and_changes() {
     let scratch = Scratch::new();
     machine.run("ip addr flush dev migration0").expect("ip");
     machine.run("ip link set lo up").expect("ip");
-    let node = Node::start(&machine, &scratch, "node", &["--plain", "--advertise", "192.0.2.7"]);
+    let node = Node::start(program(), &machine, &scratch, "node", &["--plain", "--advertise", "192.0.2.7"]);
     let backend = scratch.path("backend");
     echo(&backend, 7);
     let body = json!({ "backends": { "0": backend } }).to_string();
@@ -365,7 +372,8 @@ fn a_migration_network_that_comes_goes_and_changes() {
 fn what_is_advertised_is_the_interfaces_address() {
     let Some([machine, _other]) = two_machines(["fd78::1/64", "fd78::2/64"]) else { return };
     let scratch = Scratch::new();
-    let node = Node::start(&machine, &scratch, "node", &["--plain", "--port-range", "49200-49210"]);
+    let node =
+        Node::start(program(), &machine, &scratch, "node", &["--plain", "--port-range", "49200-49210"]);
     let (_, answer) = node.call("PUT", "/v1/targets/k", r#"{"backends":{"0":"/nobody"}}"#);
     assert_eq!(answer["address"], "fd78::1");
     machine.run("ip addr add 10.78.0.1/24 dev migration0").expect("ip");

@@ -16,6 +16,8 @@ mod leftovers;
 mod limits;
 #[path = "namespaces.rs"]
 mod namespaces;
+#[path = "nodes.rs"]
+mod nodes;
 #[path = "pairings.rs"]
 mod pairings;
 #[path = "pressure.rs"]

@@ -1,0 +1,12 @@
+//! What is about two relays once more, both of them relay-tokio.
+
+#[path = "backends.rs"]
+mod backends;
+#[path = "drain.rs"]
+mod drain;
+#[path = "nodes.rs"]
+mod nodes;
+#[path = "pairings.rs"]
+mod pairings;
+#[path = "resets.rs"]
+mod resets;
