@@ -296,7 +296,7 @@ fn nobody_stays_longer_than_a_lifetime() {
             scope.spawn(|| while busy.write_all(&[1; 10_000]).is_ok() {});
             scope.spawn(|| while server.read(&mut [0; 10_000]).is_ok_and(|count| count > 0) {});
         });
-        assert!(quiet.read(&mut [0; 10]).is_ok_and(|count| count == 0) || start.elapsed().as_millis() >= 700);
+        assert!(!quiet.read(&mut [0; 10]).is_ok_and(|count| count > 0), "nobody wrote to it");
         assert!(start.elapsed() >= Duration::from_millis(700), "cut early");
         rig.relays[0].log().ended(2);
         let text = rig.relays[0].log().text();
@@ -310,7 +310,7 @@ fn nobody_stays_longer_than_a_lifetime() {
 #[test]
 fn limits_are_told_and_keys_stay_in_memory() {
     let rig = Rig::with(Road::single(Kind::Tls, Kind::Unix), &["--max-sessions", "7"]);
-    rig.relays[0].log().wait_for(r#""max_sessions":7"#);
+    rig.relays[0].log().wait_for("limits");
     let text = rig.relays[0].log().text();
     let line = text.lines().find(|line| line.contains(r#""max_sessions":7"#)).expect("a line");
     assert!(line.contains(r#""descriptors":"#) && line.contains(r#""unauthenticated":4"#), "{line}");
