@@ -53,7 +53,7 @@ fn what_cannot_be_done_is_one_line_and_exit_code_1() {
         (format!("forward --listen unix:{file} --connect unix:@b"), "left alone"),
         (
             format!(
-                "forward --listen tls:[::1]:0 --connect unix:@b --tls-cert {file} --tls-key k --tls-ca a"
+                "forward --listen tls:[::1]:0 --connect unix:@b --tls-cert {file} --tls-key k --tls-ca {file}"
             ),
             "TLS: k: No such file",
         ),
