@@ -107,7 +107,7 @@ fn a_source_is_a_key_a_directory_and_the_targets_ports() {
         (r#"source --key vm1 --base-dir /x --target h --ports {"1":7} --plain"#, "there is no channel 7"),
         (r#"source --key vm1 --base-dir x --target h --ports {"1":0} --plain"#, "does not begin with '/'"),
         (r#"source --key a/b --base-dir /x --target h --ports {"1":0} --plain"#, "is no key"),
-        (r#"source --key a --base-dir /x --target h:1 --ports {"1":0} --plain"#, "is no IPv6 address"),
+        (r#"source --key a --base-dir /x --target h:1 --ports {"1":0} --plain"#, "the host alone is 'h'"),
     ] {
         let message = misuse(line);
         assert!(message.contains(says), "{line}\n  gave {message}");
