@@ -17,7 +17,7 @@ pub struct Layout {
     pub header: usize,
     /// Bytes after the payload.
     pub trailer: usize,
-    /// The largest payload of one record.
+    /// The largest payload of one record, of those received, too.
     pub payload_max: usize,
 }
 
@@ -51,7 +51,8 @@ pub enum Frame {
     Whole {
         /// Bytes on the wire.
         wire: usize,
-        /// Upper bound of the plaintext in it. Zero for what is certainly no application data.
+        /// Upper bound of the plaintext in it, never more than [`Layout::payload_max`]. Zero for what is
+        /// certainly no application data.
         payload: usize,
     },
 }

@@ -8,6 +8,9 @@ use crate::leg::PerLeg;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Config {
     /// The most plaintext bytes a flow may hold, by the leg it is read from. At least 1.
+    ///
+    /// A flow that is read from a secure leg holds one record at least, whatever is said here (16,384
+    /// bytes with TLS): a record is opened whole or not at all.
     pub capacity: PerLeg<usize>,
     /// Whether a leg has a handshake to complete before anything may move.
     pub secure: PerLeg<bool>,

@@ -109,6 +109,11 @@ impl Flow {
         Self { capacity, read: 0, written: 0, phase: Phase::Open, reason: None, full: false }
     }
 
+    /// Its capacity is so many bytes, or more.
+    pub(crate) fn hold_at_least(&mut self, bytes: usize) {
+        self.capacity = self.capacity.max(bytes);
+    }
+
     pub(crate) const fn phase(&self) -> Phase {
         self.phase
     }

@@ -34,9 +34,19 @@ impl<C: Codec> Relay<C> {
             !front.is_secured(),
             "contract: Front's codec fits its configuration"
         );
-        Self {
+        let mut relay = Self {
             session: Session::new(config, now),
             links: PerLeg::new(Link::new(Some(front)), Link::new(None)),
+        };
+        relay.make_room_for_a_record(Leg::Front);
+        relay
+    }
+
+    /// A record is opened whole or not at all, and how much is in it only shows then.
+    fn make_room_for_a_record(&mut self, leg: Leg) {
+        let layout = self.links[leg].layout();
+        if !layout.is_transparent() {
+            self.session.reads_records(leg, layout.payload_max);
         }
     }
 
@@ -53,8 +63,9 @@ impl<C: Codec> Relay<C> {
     pub fn connected(&mut self, now: Instant, back: C) {
         let secure = self.session.config().secure.back;
         assert_eq!(secure, !back.is_secured(), "contract: Back's codec fits its configuration");
-        self.session.handle(now, Input::Connected(Leg::Back));
         self.links.back.codec = Some(back);
+        self.make_room_for_a_record(Leg::Back);
+        self.session.handle(now, Input::Connected(Leg::Back));
     }
 
     /// Others are dialed before Back is, so the dial clock stands. Does nothing unless Back is wanted.

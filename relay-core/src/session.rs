@@ -280,6 +280,18 @@ impl Session {
         }
     }
 
+    /// What is read from `leg` comes in records of up to `payload` bytes, which are read whole or not at
+    /// all: its flow has room for one at least.
+    ///
+    /// # Panics
+    /// If something may have been read from the leg already.
+    pub(crate) fn reads_records(&mut self, leg: Leg, payload: usize) {
+        let begun = Leg::BOTH.into_iter().all(|leg| self.is_up(leg));
+        assert!(!begun, "contract: how a leg is read is known before anything is");
+        self.flows[leg].hold_at_least(payload);
+        self.config.capacity[leg] = self.config.capacity[leg].max(payload);
+    }
+
     /// Takes note of a fact. Ignored once the session is closed.
     ///
     /// # Panics
@@ -603,7 +615,8 @@ impl Session {
         self.progress
     }
 
-    /// What the session was told at its start.
+    /// What the session was told at its start; the capacity of a flow that is read in records is at least
+    /// one of them.
     #[must_use]
     pub const fn config(&self) -> &Config {
         &self.config

@@ -80,7 +80,8 @@ impl<F, B> Relayed<F, B> {
 /// nothing more to write to them for the moment.
 ///
 /// Of `config`, [`secure`](Config::secure) is not looked at (it is what the sides are) and
-/// [`dial_timeout`](Config::dial_timeout) has nothing to time. Durations count from the first poll.
+/// [`dial_timeout`](Config::dial_timeout) has nothing to time. A [`capacity`](Config::capacity) may be
+/// small, but from a TLS side one record is held at least, 16 KiB. Durations count from the first poll.
 ///
 /// # Cancellation
 /// Dropping the future at any point is safe: it drops the streams, or ends the borrow of those

@@ -17,7 +17,7 @@ use crate::time::Instant;
 pub enum Rule {
     /// What was delivered is a prefix of what was sent, and all of it when the flow ended well.
     S1,
-    /// Never more buffered than the capacity.
+    /// Never more buffered than the capacity, which is one record at least where records are read.
     S2,
     /// At most one FIN per leg, with nothing buffered, after the source's own end.
     S3,

@@ -24,11 +24,16 @@ struct Road {
 
 /// The wire is what `wire` makes of its two ends.
 fn road(near: DuplexStream, far: DuplexStream) -> Road {
+    narrow_road(near, far, [CONFIG; 2])
+}
+
+fn narrow_road(near: DuplexStream, far: DuplexStream, config: [Config; 2]) -> Road {
     let authority = Authority::new();
     let (client, front) = duplex(1 << 16);
     let (server, back) = duplex(1 << 16);
-    let source = tokio::spawn(relay(Side::plain(front), Side::tls(near, authority.client()), CONFIG));
-    let target = tokio::spawn(relay(Side::tls(far, authority.server().codec()), Side::plain(back), CONFIG));
+    let source = tokio::spawn(relay(Side::plain(front), Side::tls(near, authority.client()), config[0]));
+    let server_side = Side::tls(far, authority.server().codec());
+    let target = tokio::spawn(relay(server_side, Side::plain(back), config[1]));
     Road { client, server, source, target }
 }
 
@@ -51,6 +56,27 @@ async fn bytes_go_through_both_ways_in_pieces_of_any_size() {
         let peer = target.tls(Leg::Front).expect("authenticated").peer.to_string();
         assert!(peer.contains("node"), "{peer}");
         assert!(target.tls(Leg::Back).is_none() && source.tls_error(Leg::Back).is_none());
+    }
+}
+
+/// A record is opened whole, and so needs room that nobody may have asked for.
+#[tokio::test]
+async fn any_capacity_will_do() {
+    for capacity in [1, 2, 100, 8_192, 16_383, 16_384] {
+        // the other one's records are as large as they come
+        for config in [[Config::new(capacity), CONFIG], [CONFIG, Config::new(capacity)]] {
+            let (near, far) = duplex(1 << 16);
+            let mut road = narrow_road(near, far, config);
+            let (up, down) = (pattern(3, 60_000), pattern(4, 50_000));
+            let (at_client, at_server) = patient(async {
+                tokio::join!(exchange(&mut road.client, &up), exchange(&mut road.server, &down))
+            })
+            .await;
+            assert!(at_client == down && at_server == up, "{config:?}");
+            for over in [road.source.await.expect("no panic"), road.target.await.expect("no panic")] {
+                assert!(over.outcome.is_clean(), "{config:?}: {:?}", over.outcome);
+            }
+        }
     }
 }
 
@@ -137,12 +163,18 @@ async fn plaintext_and_nothing_at_all_reach_no_backend() {
 
 #[tokio::test]
 async fn tls_is_relayed_to_tls() {
+    for capacity in [1, 100, 8_192, 1 << 17] {
+        through_both(Config::new(capacity)).await;
+    }
+}
+
+async fn through_both(config: Config) {
     let (here, there) = (Authority::new(), Authority::new());
     let (near, front) = duplex(4_096);
     let (back, far) = duplex(4_096);
     let (mut client, client_side) = duplex(4_096);
     let (mut server, server_side) = duplex(4_096);
-    let middle = relay(Side::tls(front, here.server().codec()), Side::tls(back, there.client()), CONFIG);
+    let middle = relay(Side::tls(front, here.server().codec()), Side::tls(back, there.client()), config);
     let source = relay(Side::plain(client_side), Side::tls(near, here.client()), CONFIG);
     let target = relay(Side::tls(far, there.server().codec()), Side::plain(server_side), CONFIG);
     let (up, down) = (pattern(8, 300_000), pattern(9, 100_000));

@@ -35,6 +35,8 @@ pub(super) struct Conn<C> {
     /// The same session as facts and formulas, while its transport can tell them: both legs plain.
     model: Option<Model>,
     plan: Plan,
+    /// As the relay was told.
+    capacity: PerLeg<usize>,
     /// The plan's, until healing.
     faults: Faults,
     ends: PerLeg<Ends>,
@@ -71,6 +73,7 @@ impl<C: Codec> Conn<C> {
             runnable: true,
             model: plain.then(|| Model::new(config, now)),
             plan,
+            capacity: config.capacity,
             faults: plan.faults,
             ends: plan.ends,
             drain_until: None,
@@ -440,7 +443,9 @@ impl<C: Codec> Conn<C> {
             let session = self.relay.session();
             let (source, sink) = (&self.relay.links[leg], &self.relay.links[leg.other()]);
             let counted = session.buffered(leg);
-            let capacity = session.config().capacity[leg];
+            let layout = source.layout();
+            let record = if layout.is_transparent() { 0 } else { layout.payload_max };
+            let capacity = self.capacity[leg].max(record);
             demand_that(Rule::S2, counted <= capacity, || format!("{leg}: {counted} bytes of {capacity}"))?;
             let opened: usize = source.inbound.payloads.iter().map(ExactSizeIterator::len).sum();
             let sealed: usize = sink.outbound.marks.iter().map(|(_, payload)| payload).sum();
