@@ -48,6 +48,8 @@ pub enum Failure {
     WriteZero,
     /// Any other error number of the operating system.
     Os(i32),
+    /// An error without a number or a meaning that is known: of a stream that is no socket.
+    Other,
 }
 
 impl Failure {
@@ -67,7 +69,8 @@ impl Failure {
             | Self::Exhausted
             | Self::WriteZero
             | Self::HungUp
-            | Self::Os(_) => true,
+            | Self::Os(_)
+            | Self::Other => true,
             Self::Evicted
             | Self::Truncated
             | Self::Protocol
@@ -97,6 +100,7 @@ impl fmt::Display for Failure {
             Self::WriteZero => "write-zero",
             Self::Evicted => "evicted",
             Self::HungUp => "hung-up",
+            Self::Other => "other-error",
             Self::Alert(code) => return write!(f, "alert-{code}"),
             Self::Os(number) => return write!(f, "errno-{number}"),
         };

@@ -2,8 +2,8 @@
 //! as long as they let it.
 //!
 //! Decided here, once: a write that takes nothing is a failure, a read that gives nothing is an end
-//! of file, an interrupted call is made again, and a turn has a budget. Out of budget means "stay in
-//! the run queue", never "wait for readiness".
+//! of file, an interrupted call is made again, and a turn has a budget, which that costs something of,
+//! too. Out of budget means "stay in the run queue", never "wait for readiness".
 
 mod piped;
 
@@ -25,6 +25,10 @@ pub const WRITE_SLICES: usize = 64;
 
 /// Slices that one [`Transport::try_read`] is given at most.
 pub const READ_SLICES: usize = BATCH;
+
+/// What an interrupted call takes of a turn's budget, in bytes: nothing was moved, but a transport that
+/// says so for ever must not keep a whole loop.
+const INTERRUPTION: usize = 4 << 10;
 
 /// Why a transport did nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,6 +67,9 @@ pub trait Transport {
     fn try_read(&mut self, leg: Leg, slices: &mut [&mut [u8]]) -> Result<usize, TryError>;
 
     /// Takes bytes of `slices` in order, as writev(2) does. There is always at least one.
+    ///
+    /// What it takes counts as delivered: nobody asks again. A transport that only puts bytes by, to be
+    /// flushed later, has not taken them before that is done.
     ///
     /// # Errors
     /// See [`TryError`].
@@ -319,7 +326,7 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
                 self.ready[leg].writable = false;
                 false
             }
-            Err(TryError::Interrupted) => true,
+            Err(TryError::Interrupted) => self.on_interrupted(),
             Err(TryError::Failed(failure)) => self.write_failed(leg, failure),
             Ok(_) => self.write_failed(leg, Failure::WriteZero),
         }
@@ -471,7 +478,7 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
                 self.relay.links[leg].on_dry();
                 false
             }
-            TryError::Interrupted => true,
+            TryError::Interrupted => self.on_interrupted(),
             TryError::Failed(failure) => {
                 self.tell(Input::ReadFailed(leg, failure));
                 true
@@ -595,6 +602,12 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
 }
 
 impl<C: Codec, T> Turn<'_, C, T> {
+    /// The call is made again, within the turn's budget.
+    const fn on_interrupted(&mut self) -> bool {
+        self.moved += INTERRUPTION;
+        true
+    }
+
     const fn session(&self) -> &Session {
         &self.relay.session
     }

@@ -6,7 +6,7 @@ use relay_core::admission::Shut;
 use relay_core::codec::Layout;
 use relay_core::{Close, EndReason, Failure, FlowEnd, Leg, Outcome, PerLeg, Timer};
 
-const FAILURES: [(Failure, &str); 18] = [
+const FAILURES: [(Failure, &str); 19] = [
     (Failure::Reset, "reset"),
     (Failure::BrokenPipe, "broken-pipe"),
     (Failure::TimedOut, "unresponsive"),
@@ -25,6 +25,7 @@ const FAILURES: [(Failure, &str); 18] = [
     (Failure::Evicted, "evicted"),
     (Failure::HungUp, "hung-up"),
     (Failure::Os(-7), "errno--7"),
+    (Failure::Other, "other-error"),
 ];
 
 const TIMERS: [(Timer, &str); 8] = [

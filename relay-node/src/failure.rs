@@ -24,7 +24,7 @@ pub fn failure(error: &io::Error) -> Failure {
         Some(libc::EAGAIN) => Failure::Busy,
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Failure::Exhausted,
         Some(number) => Failure::Os(number),
-        None => KINDS.iter().find(|(kind, _)| *kind == error.kind()).map_or(Failure::Os(0), |(_, f)| *f),
+        None => KINDS.iter().find(|(kind, _)| *kind == error.kind()).map_or(Failure::Other, |(_, f)| *f),
     }
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn in_words(error: &io::Error) -> String {
 }
 
 /// Errors without a number: std's own, and those of streams that are no sockets.
-const KINDS: [(io::ErrorKind, Failure); 11] = [
+const KINDS: [(io::ErrorKind, Failure); 18] = [
     (io::ErrorKind::WriteZero, Failure::WriteZero),
     (io::ErrorKind::UnexpectedEof, Failure::Truncated),
     (io::ErrorKind::ConnectionReset, Failure::Reset),
@@ -50,6 +50,13 @@ const KINDS: [(io::ErrorKind, Failure); 11] = [
     (io::ErrorKind::HostUnreachable, Failure::Unreachable),
     (io::ErrorKind::PermissionDenied, Failure::Denied),
     (io::ErrorKind::InvalidData, Failure::Protocol),
+    (io::ErrorKind::NetworkUnreachable, Failure::Unreachable),
+    (io::ErrorKind::NetworkDown, Failure::Unreachable),
+    (io::ErrorKind::AddrNotAvailable, Failure::Unreachable),
+    (io::ErrorKind::WouldBlock, Failure::Busy),
+    (io::ErrorKind::OutOfMemory, Failure::Exhausted),
+    (io::ErrorKind::NotConnected, Failure::Os(libc::ENOTCONN)),
+    (io::ErrorKind::AddrInUse, Failure::Os(libc::EADDRINUSE)),
 ];
 
 /// Whether accept(2) failed for want of descriptors or memory: accepting must pause, and resume by
@@ -105,7 +112,9 @@ mod tests {
         }
         assert_eq!(failure(&io::ErrorKind::WriteZero.into()), Failure::WriteZero);
         assert_eq!(failure(&io::Error::new(io::ErrorKind::BrokenPipe, "a duplex")), Failure::BrokenPipe);
-        assert_eq!(failure(&io::Error::other("x")), Failure::Os(0));
+        assert_eq!(failure(&io::ErrorKind::NotConnected.into()), Failure::Os(libc::ENOTCONN));
+        assert_eq!(failure(&io::ErrorKind::WouldBlock.into()), Failure::Busy);
+        assert_eq!(failure(&io::Error::other("x")), Failure::Other);
     }
 
     #[test]

@@ -76,12 +76,14 @@ impl<F, B> Relayed<F, B> {
 /// - **why** each direction ended, and its bytes, read and delivered.
 ///
 /// An EOF of one stream is passed on by `poll_shutdown` once everything before it was taken; the
-/// other direction goes on. Streams that buffer what is written are flushed whenever there is
-/// nothing more to write to them for the moment.
+/// other direction goes on. Streams that buffer what is written are flushed after each write, and a
+/// byte counts as delivered when that is done: a [`BufStream`](tokio::io::BufStream) for reading costs
+/// nothing, one for writing gains nothing.
 ///
-/// Of `config`, [`secure`](Config::secure) is not looked at (it is what the sides are) and
-/// [`dial_timeout`](Config::dial_timeout) has nothing to time. A [`capacity`](Config::capacity) may be
-/// small, but from a TLS side one record is held at least, 16 KiB. Durations count from the first poll.
+/// Of `config`, [`secure`](Config::secure) is not looked at (it is what the sides are), nor is
+/// [`dial_timeout`](Config::dial_timeout), for nothing is dialed. A [`capacity`](Config::capacity) may
+/// be small, but from a TLS side one record is held at least, 16 KiB. Durations count from the first
+/// poll.
 ///
 /// # Cancellation
 /// Dropping the future at any point is safe: it drops the streams, or ends the borrow of those
@@ -91,7 +93,8 @@ impl<F, B> Relayed<F, B> {
 /// what was moved, use [`relay_until`].
 ///
 /// # Panics
-/// If a capacity is zero. When polled outside of a tokio runtime with time enabled, if a timer runs.
+/// If a capacity is zero; if a stream says that it took more bytes than it was given to write. When
+/// polled outside of a tokio runtime with time enabled, if a timer runs.
 ///
 /// # Examples
 /// ```
@@ -165,7 +168,8 @@ where
 {
     let secure = PerLeg::new(front.is_tls(), back.is_tls());
     let ends = Ends { front: front.stream, back: Given(back.stream) };
-    let session = Session::new(ends, front.codec, Some(back.codec), Config { secure, ..config });
+    let config = Config { secure, dial_timeout: None, ..config };
+    let session = Session::new(ends, front.codec, Some(back.codec), config);
     let nobody = future::pending::<io::Result<Side<B>>>();
     let over = session.run(nobody, stop).await;
     over.map_back(|Given(back)| back)
@@ -176,7 +180,9 @@ where
 /// [`dial_timeout`](Config::dial_timeout) is how long it may take. `back_is_tls` says beforehand
 /// what the side that it gives will be.
 ///
-/// In the result `back` is `None` if it was never connected.
+/// Nothing is read from a plain front before the back is there, so one that goes away meanwhile is not
+/// noticed: without a `dial_timeout` the dial is waited for as long as it takes. In the result `back`
+/// is `None` if it was never connected.
 ///
 /// # Panics
 /// As [`relay`]; also if the side dialed is not what `back_is_tls` said.
@@ -368,17 +374,7 @@ where
         let Ends { front, back } = &mut self.ends;
         let mut streams = Streams { front, back: back.stream(), notes: &mut self.notes, waker: cx.waker() };
         let mut pool = buffers::take();
-        let pumped = loop {
-            let pumped = pump(&mut self.relay, &mut streams, &mut self.ready, &mut pool, now, BUDGET);
-            if pumped == Pumped::Again || !streams.flush() {
-                break pumped;
-            }
-            // The next write fails: let it.
-            self.ready = PerLeg::both(Ready::BOTH);
-            if pumped == Pumped::Done {
-                break pumped;
-            }
-        };
+        let pumped = pump(&mut self.relay, &mut streams, &mut self.ready, &mut pool, now, BUDGET);
         if pumped == Pumped::Done {
             self.relay.release(&mut pool);
         }

@@ -5,6 +5,12 @@
 //! among them) whose writing polls the inner stream's reading and keeps only the waker that came
 //! last: with different wakers a wake-up would be lost there. So whenever the task is woken, all
 //! four are tried again; for tokio's sockets a try that would block costs no system call.
+//!
+//! **What a stream only buffers is not written.** The pump counts what a write takes as delivered, and
+//! ends the session on the strength of it; then nobody flushes any more. So here a write takes what the
+//! stream took *and flushed*. Until that is done it would block, and the pump offers the same bytes
+//! again, with what came behind them: only those are new to the stream. All timers go on meanwhile, for
+//! the ledger has those bytes as waiting, which they are.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
@@ -20,10 +26,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(crate) struct Notes {
     /// How reading ended, while bytes read before that are still to be handed on.
     end: Option<Result<(), Failure>>,
-    /// Something was written and not flushed yet.
-    unflushed: bool,
-    /// Flushing failed: what the stream took goes nowhere.
-    broken: Option<Failure>,
+    /// Bytes that the stream took and has not flushed: the first of what is offered next.
+    taken: usize,
     /// The first error, in its own words.
     pub(crate) error: Option<io::Error>,
 }
@@ -94,23 +98,6 @@ where
     }
 }
 
-impl<F, B> Streams<'_, F, B>
-where
-    F: AsyncWrite + Unpin,
-    B: AsyncWrite + Unpin,
-{
-    /// Flushes what was written, as far as that goes without waiting. Whether that failed just now,
-    /// which the next write will tell.
-    pub(crate) fn flush(&mut self) -> bool {
-        let cx = &mut Context::from_waker(self.waker);
-        let mut failed = flush(self.front, &mut self.notes.front, cx);
-        if let Some(back) = &mut self.back {
-            failed |= flush(*back, &mut self.notes.back, cx);
-        }
-        failed
-    }
-}
-
 /// Fills the slices one after the other until the stream has no more.
 fn read<S: AsyncRead + Unpin>(
     stream: &mut S,
@@ -152,35 +139,64 @@ fn read<S: AsyncRead + Unpin>(
     Ok(total)
 }
 
+/// Takes what the stream takes and flushes.
+///
+/// # Panics
+/// If the stream says that it took more than it was given.
 fn write<S: AsyncWrite + Unpin>(
     stream: &mut S,
     notes: &mut Notes,
     cx: &mut Context<'_>,
     slices: &[&[u8]],
 ) -> Result<usize, TryError> {
-    if let Some(failure) = notes.broken {
-        return Err(TryError::Failed(failure));
+    let mut vector = [IoSlice::new(&[]); WRITE_SLICES];
+    let (count, offered) = behind(notes.taken, slices, &mut vector);
+    if count > 0 {
+        let stream = Pin::new(&mut *stream);
+        let polled = if count == 1 {
+            stream.poll_write(cx, &vector[0])
+        } else {
+            // A stream that cannot gather takes the first that is not empty.
+            stream.poll_write_vectored(cx, &vector[..count])
+        };
+        match polled {
+            Poll::Ready(Ok(0)) if notes.taken == 0 => return Ok(0),
+            Poll::Ready(Ok(count)) => {
+                assert!(
+                    count <= offered,
+                    "a stream is at fault: its poll_write was given {offered} bytes and says that it took {count}"
+                );
+                notes.taken += count;
+            }
+            Poll::Ready(Err(error)) => return Err(notes.refused(error)),
+            Poll::Pending if notes.taken == 0 => return Err(TryError::WouldBlock),
+            Poll::Pending => {}
+        }
     }
-    let stream = Pin::new(stream);
-    let polled = if let [only] = slices {
-        stream.poll_write(cx, only)
-    } else {
-        let mut vector = [IoSlice::new(&[]); WRITE_SLICES];
-        let count = slices.len().min(WRITE_SLICES);
-        for (place, slice) in vector.iter_mut().zip(slices) {
-            *place = IoSlice::new(slice);
-        }
-        // A stream that cannot gather takes the first that is not empty.
-        stream.poll_write_vectored(cx, &vector[..count])
-    };
-    match polled {
-        Poll::Pending => Err(TryError::WouldBlock),
-        Poll::Ready(Ok(count)) => {
-            notes.unflushed |= count > 0;
-            Ok(count)
-        }
+    match Pin::new(stream).poll_flush(cx) {
+        Poll::Ready(Ok(())) => Ok(core::mem::take(&mut notes.taken)),
         Poll::Ready(Err(error)) => Err(notes.refused(error)),
+        Poll::Pending => Err(TryError::WouldBlock),
     }
+}
+
+/// What of `slices` lies behind the first `taken` bytes: into how many of `vector`, and how many bytes.
+fn behind<'a>(
+    mut taken: usize,
+    slices: &[&'a [u8]],
+    vector: &mut [IoSlice<'a>; WRITE_SLICES],
+) -> (usize, usize) {
+    let (mut count, mut bytes) = (0, 0);
+    for slice in slices.iter().take(WRITE_SLICES) {
+        let skipped = taken.min(slice.len());
+        taken -= skipped;
+        if let rest @ [_, ..] = &slice[skipped..] {
+            vector[count] = IoSlice::new(rest);
+            count += 1;
+            bytes += rest.len();
+        }
+    }
+    (count, bytes)
 }
 
 fn shut<S: AsyncWrite + Unpin>(
@@ -188,32 +204,9 @@ fn shut<S: AsyncWrite + Unpin>(
     notes: &mut Notes,
     cx: &mut Context<'_>,
 ) -> Result<(), TryError> {
-    if let Some(failure) = notes.broken {
-        return Err(TryError::Failed(failure));
-    }
     match Pin::new(stream).poll_shutdown(cx) {
         Poll::Pending => Err(TryError::WouldBlock),
-        Poll::Ready(Ok(())) => {
-            notes.unflushed = false;
-            Ok(())
-        }
+        Poll::Ready(Ok(())) => Ok(()),
         Poll::Ready(Err(error)) => Err(notes.refused(error)),
     }
-}
-
-fn flush<S: AsyncWrite + Unpin>(stream: &mut S, notes: &mut Notes, cx: &mut Context<'_>) -> bool {
-    while notes.unflushed && notes.broken.is_none() {
-        match Pin::new(&mut *stream).poll_flush(cx) {
-            Poll::Pending => return false,
-            Poll::Ready(Ok(())) => notes.unflushed = false,
-            Poll::Ready(Err(error)) => match notes.refused(error) {
-                TryError::Interrupted | TryError::WouldBlock => {}
-                TryError::Failed(failure) => {
-                    notes.broken = Some(failure);
-                    return true;
-                }
-            },
-        }
-    }
-    false
 }

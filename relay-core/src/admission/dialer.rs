@@ -212,7 +212,8 @@ const fn patience(failure: Failure) -> Option<Range> {
         | Failure::WriteZero
         | Failure::Evicted
         | Failure::HungUp
-        | Failure::Os(_) => None,
+        | Failure::Os(_)
+        | Failure::Other => None,
     }
 }
 

@@ -23,12 +23,13 @@ fn stream(seed: u64) -> impl Strategy<Value = Scripted> {
     let read_error = proptest::option::weighted(0.2, bad_end());
     let write_error = proptest::option::weighted(0.2, (0..40_000_usize, bad_end()));
     let flush_error = proptest::option::weighted(0.1, bad_end());
-    (len, script(), read_error, script(), write_error, flush_error).prop_map(
-        move |(len, reads, read_error, writes, write_error, flush_error)| Scripted {
+    (len, script(), read_error, script(), write_error, script(), flush_error).prop_map(
+        move |(len, reads, read_error, writes, write_error, flushes, flush_error)| Scripted {
             reads: reads.into(),
             read_error,
             writes: writes.into(),
             write_error,
+            flushes: flushes.into(),
             flush_error,
             ..Scripted::new(&pattern(seed, len))
         },
@@ -38,7 +39,7 @@ fn stream(seed: u64) -> impl Strategy<Value = Scripted> {
 /// One direction: from `source`, as it was, to `sink`, as it is now.
 fn judge(source: &Scripted, sink: &Scripted, end: FlowEnd, close: Close) -> Result<(), TestCaseError> {
     let sent: Vec<u8> = source.input.iter().copied().collect();
-    prop_assert_eq!(sink.output.len() as u64, end.delivered, "what the sink took is what was counted");
+    prop_assert_eq!(sink.flushed as u64, end.delivered, "what the sink let go is what was counted");
     prop_assert!(end.delivered <= end.read && end.read <= sent.len() as u64);
     prop_assert!(sent.starts_with(&sink.output), "a prefix of what was sent");
     prop_assert_eq!(sink.shut, end.reason.is_clean(), "an orderly end for a clean flow only");

@@ -162,6 +162,141 @@ async fn a_stream_that_buffers_is_flushed_whenever_there_is_a_pause() {
 }
 
 #[tokio::test]
+async fn what_a_stream_only_buffers_is_not_delivered_yet() {
+    let bytes = pattern(7, 5_000);
+    for end in [None, Some(ErrorKind::ConnectionReset)] {
+        let (mut server, wire) = duplex(16);
+        let back = BufStream::with_capacity(1 << 16, 1 << 16, wire);
+        let front = Scripted { read_error: end, ..Scripted::new(&bytes) };
+        let relaying = tokio::spawn(async move {
+            let over = relay(Side::plain(front), Side::plain(back), Config::new(1 << 16)).await;
+            over.outcome // and the streams are gone, with what is in them
+        });
+        let mut got = Vec::new();
+        patient(server.read_to_end(&mut got)).await.expect("read");
+        drop(server);
+        let flow = patient(relaying).await.expect("no panic").flows.front;
+        assert_eq!((got.len(), flow.delivered), (5_000, 5_000), "{flow:?}");
+        assert!(got == bytes);
+        let reason = end.map_or(EndReason::Eof, |_| EndReason::SourceFailed(Failure::Reset));
+        assert_eq!(flow.reason, reason);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_takes_nothing_of_what_is_buffered_is_given_up_in_time_and_nothing_is_claimed() {
+    let (_server, wire) = duplex(16);
+    let back = BufStream::with_capacity(1 << 16, 1 << 16, wire);
+    let front = Scripted { read_error: Some(ErrorKind::ConnectionReset), ..Scripted::new(&[7; 5_000]) };
+    let config = Config { idle_timeout: Some(Duration::from_secs(10)), ..Config::new(1 << 16) };
+    let over = patient(relay(Side::plain(front), Side::plain(back), config)).await;
+    let flow = over.outcome.flows.front;
+    let reason = EndReason::SourceFailed(Failure::Reset);
+    assert_eq!((flow.reason, flow.read, flow.delivered), (reason, 5_000, 0));
+    assert_eq!(over.outcome.close.back, Close::Reset);
+}
+
+/// Takes more than there is.
+struct Boaster;
+
+impl AsyncRead for Boaster {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Boaster {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len() + 1))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+#[should_panic(expected = "a stream is at fault: its poll_write was given 5 bytes and says that it took 6")]
+async fn a_stream_that_takes_more_than_there_is_is_named_as_at_fault() {
+    patient(relay(Side::plain(Scripted::new(b"hello")), Side::plain(Boaster), Config::new(64))).await;
+}
+
+/// Says for ever that a signal came first.
+struct Nervous;
+
+impl AsyncRead for Nervous {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Err(ErrorKind::Interrupted.into()))
+    }
+}
+
+impl AsyncWrite for Nervous {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<std::io::Result<usize>> {
+        Poll::Ready(Err(ErrorKind::Interrupted.into()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Err(ErrorKind::Interrupted.into()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Err(ErrorKind::Interrupted.into()))
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_stream_that_is_always_interrupted_lets_others_have_their_turn() {
+    for (front, back) in [(true, false), (false, true)] {
+        let (stopper, signal) = stopper();
+        let side = |nervous: bool| -> Box<dyn Stream> {
+            if nervous { Box::new(Nervous) } else { Box::new(Scripted::new(b"hello")) }
+        };
+        let sides = (Side::plain(side(front)), Side::plain(side(back)));
+        let relaying = tokio::spawn(relay_until(sides.0, sides.1, Config::new(64), signal));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        stopper.abort();
+        patient(relaying).await.expect("no panic");
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// There is nothing to dial.
+#[tokio::test]
+async fn a_dial_timeout_is_no_matter_to_streams_that_are_there() {
+    let config = Config { dial_timeout: Some(Duration::ZERO), ..Config::new(64) };
+    let (front, back) = (Scripted::new(b"question"), Scripted::new(b"answer"));
+    let over = patient(relay(Side::plain(front), Side::plain(back), config)).await;
+    assert!(over.outcome.is_clean());
+    assert_eq!(over.back.output, b"question");
+}
+
+#[tokio::test]
+async fn errors_without_a_number_have_their_meaning() {
+    for (kind, failure) in [(ErrorKind::WouldBlock, Failure::Busy), (ErrorKind::Other, Failure::Other)] {
+        let dial = async move { Err::<Side<Scripted>, _>(kind.into()) };
+        let front = Side::plain(Scripted::new(b""));
+        let over = patient(relay_dialing(front, dial, false, Config::new(64), StopSignal::never())).await;
+        assert_eq!(over.outcome.flows.front.reason, EndReason::SetupFailed(Leg::Back, failure));
+        assert_eq!(over.io_error(Leg::Back).map(std::io::Error::kind), Some(kind));
+    }
+}
+
+#[tokio::test]
 async fn what_could_not_be_flushed_is_no_clean_end() {
     let back = Scripted { flush_error: Some(ErrorKind::ConnectionReset), ..Scripted::new(b"") };
     let over =

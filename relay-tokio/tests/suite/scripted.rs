@@ -20,6 +20,8 @@ pub(crate) struct Scripted {
     pub(crate) writes: VecDeque<usize>,
     /// So much is taken in all, before writing fails.
     pub(crate) write_error: Option<(usize, ErrorKind)>,
+    /// Whether each flush is a pause (0) or not; then none is.
+    pub(crate) flushes: VecDeque<usize>,
     /// Flushing fails.
     pub(crate) flush_error: Option<ErrorKind>,
     /// What was written to it.
@@ -85,7 +87,10 @@ impl AsyncWrite for Scripted {
         Poll::Ready(Ok(count))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if Self::next(&mut self.flushes, 1, cx).is_pending() {
+            return Poll::Pending;
+        }
         if let Some(kind) = self.flush_error {
             return Poll::Ready(Err(kind.into()));
         }

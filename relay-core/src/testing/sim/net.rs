@@ -197,7 +197,8 @@ impl Net {
             self.breaks(Rule::L5, &format!("{leg}: read again without a fresh edge"));
         }
         self.wires[leg].written_early |= !reading && !known.writable;
-        if self.faults.interrupted && self.rng.chance(5) {
+        let signals = if self.storming { 100 } else { 5 };
+        if self.faults.interrupted && self.rng.chance(signals) {
             return Err(TryError::Interrupted);
         }
         let blocks = if self.storming { 90 } else { 20 };

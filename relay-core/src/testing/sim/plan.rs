@@ -16,7 +16,7 @@ pub struct Faults {
     pub short: bool,
     /// A call would block although it need not; an edge follows.
     pub would_block: bool,
-    /// For a while nearly every call does.
+    /// For a while nearly every call does, or is interrupted every time.
     pub storm: bool,
     /// A signal comes first.
     pub interrupted: bool,
