@@ -38,6 +38,11 @@ impl Loops {
         self.registry.register(&mut SourceFd(&fd), subject.token(), Interest::READABLE)
     }
 
+    /// The worker that has the fewest sessions; of several the first.
+    fn least_loaded(&mut self) -> Option<&mut Desk> {
+        self.desks.iter_mut().min_by_key(|desk| desk.sessions)
+    }
+
     fn tell_all(&self, message: impl Fn() -> ToWorker) {
         for desk in &self.desks {
             desk.mail.send(message());
@@ -60,9 +65,8 @@ impl Host for Loops {
         }
     }
 
-    /// Gives a connection to the worker that has the fewest.
     fn begin(&mut self, accepted: Accepted) {
-        if let Some(desk) = self.desks.iter_mut().min_by_key(|desk| desk.sessions) {
+        if let Some(desk) = self.least_loaded() {
             desk.sessions += 1;
             desk.mail.send(ToWorker::Accepted(Box::new(accepted)));
         }
@@ -173,5 +177,25 @@ impl Acceptor {
     /// Lets timers fire and accepts whom it may.
     pub(crate) fn turn(&mut self, now: Instant) {
         self.acceptor.turn(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever took turns would give the last two to the workers that have most.
+    #[test]
+    fn a_session_goes_to_the_worker_that_has_the_fewest() {
+        let poll = mio::Poll::new().expect("a poller");
+        let registry = poll.registry().try_clone().expect("a handle");
+        let desks = [4, 1, 3, 1];
+        let desks = desks.map(|sessions| Desk { mail: Mailbox::new(None).sender(), sessions }).into();
+        let mut loops = Loops { registry, desks };
+        for _ in 0..7 {
+            loops.least_loaded().expect("there are some").sessions += 1;
+        }
+        let sessions: Vec<usize> = loops.desks.iter().map(|desk| desk.sessions).collect();
+        assert_eq!(sessions, [4, 4, 4, 4]);
     }
 }

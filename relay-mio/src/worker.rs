@@ -224,6 +224,7 @@ impl Worker {
         let Some(slot) = find(&mut self.slots, id) else { return };
         let progress = slot.session.turn(&mut AtDesk { cx: &mut self.cx, id });
         if let Progress::Closed { stranger } = progress {
+            self.timers.arm(id, &mut slot.armed, None);
             self.slots.remove(id.slot as usize);
             return self.cx.report(Report::Closed { stranger });
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use relay_core::admission::{Gate, ListenerId, Order, Stranger, Ticket};
+use relay_core::admission::{Gate, ListenerId, Order, Peers, Stranger, Ticket};
 use relay_core::{Instant, Stop};
 use socket2::Socket;
 
@@ -102,6 +102,9 @@ pub struct Accepted {
     pub place: Place,
     /// Its name until it has proved who it is; `None` if it need not.
     pub stranger: Option<Stranger>,
+    /// Its turn to be dialed has come already, and counts as so since then: it need not report that it
+    /// is ready.
+    pub turn: Option<Instant>,
 }
 
 /// What a session has to tell the acceptor.
@@ -158,6 +161,19 @@ struct Entrance<A> {
     /// Who was told last that its turn has come.
     told: Option<Ticket>,
     armed: Armed,
+}
+
+impl<A> Entrance<A> {
+    /// Gives the turn to one who was just accepted, if nobody is before it and it has nothing to prove:
+    /// all that its session could do is ask for it, and each message may wake another thread.
+    fn give_turn(&mut self, now: Instant, ticket: Ticket) -> Option<Instant> {
+        if self.places > 1 || self.plan.present().peers() != Peers::Known {
+            return None;
+        }
+        self.order.ready(now, ticket);
+        self.told = self.order.turn();
+        self.order.since(ticket)
+    }
 }
 
 /// See the [module](self).
@@ -487,6 +503,7 @@ impl<H: Host> Acceptor<H> {
                 let stranger = self.gate.accepted(now, number);
                 entrance.places += 1;
                 let place = Place { listener: number, ticket: entrance.order.accepted() };
+                let turn = entrance.give_turn(now, place.ticket);
                 let seat = self.server.sessions.enter(entrance.id, entrance.plan.present(), peer, now);
                 if let Some(stranger) = stranger {
                     self.strangers.insert(stranger, seat.id());
@@ -494,7 +511,7 @@ impl<H: Host> Acceptor<H> {
                 if let Some(listen) = self.paused.take() {
                     self.server.observer.accept_resumed(&listen);
                 }
-                self.host.begin(Accepted { socket, reserve, seat, place, stranger });
+                self.host.begin(Accepted { socket, reserve, seat, place, stranger, turn });
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.gate.drained(number),
             Err(error) if is_of_one_connection(&error) => self.gate.skipped(number),

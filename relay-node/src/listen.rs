@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use relay_migration::SocketPath;
+use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::endpoint::{Endpoint, Host, HostPort};
@@ -88,12 +89,14 @@ impl Listener {
     /// As accept(2); see [`is_exhausted`](crate::failure::is_exhausted) and
     /// [`is_of_one_connection`](crate::failure::is_of_one_connection) for what to do about it.
     pub fn accept(&self) -> io::Result<(Socket, Peer)> {
-        let (socket, address) = self.socket.accept()?;
-        socket.set_nonblocking(true)?;
+        // By one system call where std and socket2 take three.
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (socket, address) = acceptfrom_with(&*self.socket, flags)?;
+        let socket = Socket::from(socket);
         if let Some(options) = self.accepted {
             options.set(&socket)?;
         }
-        Ok((socket, Peer::of(&address)))
+        Ok((socket, Peer::of(address.and_then(|address| address.try_into().ok()))))
     }
 }
 

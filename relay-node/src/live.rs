@@ -37,7 +37,8 @@ pub trait Desk {
     /// Tells the acceptor.
     fn report(&mut self, report: Report<Self::Address>);
 
-    /// Calls [`Live::on_edge`] whenever this socket becomes readable or writable, until it is closed.
+    /// Calls [`Live::on_edge`] whenever this socket becomes readable or writable, until it is closed, and
+    /// soon if it is readable already.
     ///
     /// # Errors
     /// As epoll_ctl(2).
@@ -81,6 +82,8 @@ pub struct Live {
     throttle: Option<Throttle>,
     /// Until it has left its place.
     place: Option<Place>,
+    /// Its turn to be dialed had come when it was accepted.
+    turn: Option<Instant>,
     /// Its backend's, between dials.
     reserve: Option<Reserve>,
     /// Its front has to prove who it is, and has not yet.
@@ -96,7 +99,7 @@ pub struct Live {
 impl Live {
     /// A session for a connection just accepted; it is to be pumped at once.
     pub fn new(accepted: Accepted, cx: &mut impl Desk) -> Self {
-        let Accepted { socket, reserve, seat, place, stranger } = accepted;
+        let Accepted { socket, reserve, seat, place, stranger, turn } = accepted;
         let (plan, since) = (seat.plan(), seat.since());
         let relay = Relay::new(*plan.config(), plan.front_codec(), since);
         let socket = Arc::new(socket);
@@ -106,11 +109,12 @@ impl Live {
             spoke: false,
             relay,
             io: Sockets::new(socket),
-            // A first try costs little, and what was sent along with the SYN is there already.
-            ready: PerLeg::both(Ready::BOTH),
+            // Whoever watches a socket is told of what is there to be read already; it need not be tried.
+            ready: PerLeg::both(Ready { writable: true, ..Ready::default() }),
             throttle: seat.throttle(),
             seat: Arc::new(seat),
             place: Some(place),
+            turn,
             reserve: Some(reserve),
             dial: None,
             draining: false,
@@ -229,7 +233,14 @@ impl Live {
             if self.draining {
                 dialer.drain();
             }
-            self.dial = Some(Box::new(Dial { dialer, may: false, under_way: None }));
+            let turn = self.turn.take();
+            self.dial = Some(Box::new(Dial { dialer, may: turn.is_some(), under_way: None }));
+            if let Some(since) = turn {
+                self.relay.turn(now, since);
+                self.try_dial(cx);
+                // What came of it is still to be seen.
+                return Pumped::Again;
+            }
             self.relay.queued(now);
             cx.report(Report::Ready { session: cx.address(), place });
         }

@@ -1,20 +1,24 @@
 //! Deadlines, earliest first.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use relay_core::Instant;
 
-/// A heap of deadlines. **Progress costs no heap operation**: each owner keeps in an [`Armed`] when
-/// it is going to be looked at, and a deadline that moved away is noticed, and armed anew, when the
-/// old one fires. An entry that was overtaken by an earlier one is recognised and dropped when it
-/// comes up.
+/// A deadline that moves away by less keeps its place.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// Deadlines, one for each owner at most, which keeps in an [`Armed`] when it is going to be looked at.
+///
+/// **Progress costs next to nothing**: a deadline that moves away a little, as an idle timer does with
+/// every byte, is noticed, and armed anew, when the old one fires. One that is over for good, or far
+/// off now, leaves at once: nobody is woken for a dial timer once it is connected.
 #[derive(Debug)]
 pub struct Timers<K> {
-    heap: BinaryHeap<Reverse<(Instant, K)>>,
+    queue: BTreeSet<(Instant, K)>,
 }
 
-/// When its owner is to be looked at, as far as the heap knows.
+/// When its owner is to be looked at, as far as the queue knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Armed(Option<Instant>);
 
@@ -31,7 +35,7 @@ impl Armed {
 
 impl<K: Ord> Default for Timers<K> {
     fn default() -> Self {
-        Self { heap: BinaryHeap::new() }
+        Self { queue: BTreeSet::new() }
     }
 }
 
@@ -42,28 +46,36 @@ impl<K: Ord + Copy> Timers<K> {
         Self::default()
     }
 
-    /// Sees to it that `key` comes up at `deadline` or earlier.
+    /// Sees to it that `key` comes up at `deadline`, or less than a second earlier; without one, not at
+    /// all. To be called without one before an owner goes.
     pub fn arm(&mut self, key: K, armed: &mut Armed, deadline: Option<Instant>) {
-        if let Some(deadline) = deadline
-            && armed.0.is_none_or(|known| deadline < known)
+        if let (Some(known), Some(deadline)) = (armed.0, deadline)
+            && known <= deadline
+            && deadline < known + SLACK
         {
-            armed.0 = Some(deadline);
-            self.heap.push(Reverse((deadline, key)));
+            return;
+        }
+        if let Some(known) = armed.0 {
+            self.queue.remove(&(known, key));
+        }
+        armed.0 = deadline;
+        if let Some(deadline) = deadline {
+            self.queue.insert((deadline, key));
         }
     }
 
-    /// The next entry that is due, if any. Its owner may be gone, or look at it and find it void.
+    /// The next entry that is due, if any. Its owner may look at it and find it void.
     pub fn pop(&mut self, now: Instant) -> Option<(Instant, K)> {
         if self.next()? > now {
             return None;
         }
-        self.heap.pop().map(|Reverse(entry)| entry)
+        self.queue.pop_first()
     }
 
     /// When the first entry is due.
     #[must_use]
     pub fn next(&self) -> Option<Instant> {
-        self.heap.peek().map(|Reverse((at, _))| *at)
+        self.queue.first().map(|(at, _)| *at)
     }
 }
 
@@ -76,12 +88,12 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_that_moves_away_costs_nothing_until_it_fires() {
+    fn a_deadline_that_moves_away_a_little_costs_nothing_until_it_fires() {
         let (mut timers, mut armed) = (Timers::new(), Armed::default());
         for deadline in 10..1000 {
             timers.arm('a', &mut armed, Some(at(deadline)));
         }
-        assert_eq!(timers.heap.len(), 1);
+        assert_eq!((timers.queue.len(), timers.next()), (1, Some(at(10))));
         assert_eq!(timers.pop(at(9)), None);
         let (due, key) = timers.pop(at(10)).expect("due");
         assert!(key == 'a' && armed.fires(due));
@@ -90,15 +102,25 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_that_comes_closer_counts_and_the_old_one_is_void() {
+    fn a_deadline_that_comes_closer_or_is_far_off_now_takes_the_place_of_the_old_one() {
         let (mut timers, mut armed) = (Timers::new(), Armed::default());
-        timers.arm(1, &mut armed, Some(at(100)));
-        timers.arm(1, &mut armed, Some(at(50)));
-        timers.arm(1, &mut armed, None);
-        assert_eq!(timers.pop(at(200)), Some((at(50), 1)));
-        assert!(armed.fires(at(50)));
-        assert_eq!(timers.pop(at(200)), Some((at(100), 1)));
-        assert!(!armed.fires(at(100)));
-        assert_eq!(timers.pop(at(200)), None);
+        let far = at(100) + SLACK;
+        for deadline in [at(100), at(50), far] {
+            timers.arm(1, &mut armed, Some(deadline));
+            assert_eq!((timers.queue.len(), timers.next()), (1, Some(deadline)));
+        }
+        assert_eq!(timers.pop(far), Some((far, 1)));
+        assert!(armed.fires(far) && !armed.fires(far));
+        assert_eq!(timers.pop(far), None);
+    }
+
+    #[test]
+    fn a_deadline_that_is_over_leaves_nothing_behind() {
+        let (mut timers, mut one, mut other) = (Timers::new(), Armed::default(), Armed::default());
+        timers.arm(1, &mut one, Some(at(50)));
+        timers.arm(2, &mut other, Some(at(50)));
+        timers.arm(1, &mut one, None);
+        assert_eq!((one, timers.pop(at(50))), (Armed::default(), Some((at(50), 2))));
+        assert_eq!(timers.next(), None);
     }
 }

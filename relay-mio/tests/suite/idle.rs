@@ -4,11 +4,18 @@ use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use relay_node::cli::Timeouts;
+
 use crate::rig::{PATIENCE, Rig, Road, Settings, expect};
+
+/// How often the loops woke up so far.
+fn wake_ups(rig: &Rig) -> u64 {
+    rig.nodes.iter().map(|node| node.runtime.counters().wake_ups()).sum()
+}
 
 /// Once the loops have come to rest, how often they wake up while nothing happens.
 fn wake_ups_at_rest(rig: &Rig) -> u64 {
-    let count = || rig.nodes.iter().map(|node| node.runtime.counters().wake_ups()).sum::<u64>();
+    let count = || wake_ups(rig);
     let start = Instant::now();
     let mut before = count();
     loop {
@@ -73,5 +80,26 @@ fn no_wake_up_is_for_nothing() {
     for node in &rig.nodes {
         node.watch.only_ended();
         assert_eq!(node.runtime.counters().for_nothing(), 0);
+    }
+}
+
+/// The clocks of dialing and of the handshake are stopped, not left to run out.
+#[test]
+fn a_connected_session_leaves_no_clock_behind() {
+    let limit = Duration::from_secs(4);
+    for road in [Road::PlainPair, Road::TlsPair] {
+        let timeouts =
+            Timeouts { dial: Some(limit), handshake: Some(limit), half_open: None, ..Timeouts::default() };
+        let rig = Rig::with(road, &Settings { timeouts, ..Settings::default() });
+        let connections: Vec<_> = (0..10).map(|_| rig.connect()).collect();
+        for (mut client, server) in connections.iter().map(|(client, server)| (client, server)) {
+            client.write_all(b"hello").expect("taken");
+            expect(server, b"hello");
+        }
+        drop(rig.connect()); // one that is gone before they would have fired
+        assert_eq!(wake_ups_at_rest(&rig), 0, "{road:?}");
+        let before = wake_ups(&rig);
+        thread::sleep(limit);
+        assert_eq!(wake_ups(&rig) - before, 0, "{road:?}: a clock ran out");
     }
 }

@@ -73,6 +73,36 @@ fn small_messages_go_there_and_back_without_waiting_for_more() {
     }
 }
 
+/// A read ends at an urgent byte however much there is behind it, and no event tells of that: a read that
+/// was not filled has not emptied the socket (recv(2), MSG_OOB; the same is true of passed descriptors,
+/// unix(7)). The urgent byte itself is nobody's: out of band, it is not relayed.
+#[test]
+fn bytes_behind_an_urgent_one_do_not_wait_for_more() {
+    for road in [Road::single(Kind::Unix, Kind::Unix), Road::single(Kind::Tcp, Kind::Tcp), Road::MIGRATION] {
+        let rig = Rig::new(road);
+        let (client, server) = rig.connect();
+        for round in 0..100 {
+            client.write_all(b"before").expect("taken");
+            if let Err(error) = client.socket().send_out_of_band(b"!") {
+                eprintln!("SKIPPED: {road:?}: no urgent data on this kernel: {error}");
+                break;
+            }
+            client.write_all(b"after.").expect("taken");
+            let mut got = Vec::new();
+            while got.last() != Some(&b'.') {
+                let mut byte = [0];
+                assert_eq!(
+                    server.read(&mut byte).expect("what is behind it"),
+                    1,
+                    "{road:?}, {round}: {got:?}"
+                );
+                got.extend(byte.iter().filter(|byte| **byte != b'!'));
+            }
+            assert_eq!(got, b"beforeafter.", "{road:?}, {round}");
+        }
+    }
+}
+
 /// What lies decrypted in a buffer makes no socket readable.
 #[test]
 fn many_small_records_in_one_write_all_arrive_before_the_peer_says_more() {
