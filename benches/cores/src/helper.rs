@@ -72,7 +72,7 @@ struct Shared {
     over: AtomicBool,
 }
 
-/// See the [module](self). Batches come back in the order in which they were given.
+/// See the top of this file. Batches come back in the order in which they were given.
 #[derive(Debug)]
 pub struct Helper {
     shared: Arc<Shared>,

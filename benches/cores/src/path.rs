@@ -27,7 +27,7 @@ pub enum Plan {
     Staged(Wait),
 }
 
-/// See the [module](self).
+/// See the top of this file.
 #[derive(Debug)]
 pub struct Path {
     work: Work,

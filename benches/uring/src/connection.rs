@@ -83,7 +83,7 @@ impl Pool {
     }
 }
 
-/// See the [module](self).
+/// See the top of this file.
 #[derive(Debug)]
 pub(crate) struct Connection {
     session: Session,

@@ -19,7 +19,7 @@ const STEP_BITS: u32 = 3;
 /// How long to wait where there was no descriptor for somebody.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// See the [module](self).
+/// See the top of this file.
 #[derive(Debug)]
 pub struct EventLoop {
     ring: Ring,

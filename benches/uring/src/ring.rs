@@ -54,7 +54,7 @@ struct UnderWay {
     work: Work,
 }
 
-/// See the [module](self).
+/// See the top of this file.
 pub struct Ring {
     ring: IoUring,
     under_way: Slab<UnderWay>,
