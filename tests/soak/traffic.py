@@ -4,7 +4,9 @@ not repeat for a mebibyte, begun at another place by each connection and directi
 On the memory channel nobody breaks off, so every byte must arrive. On the control channel connections are reset at random
 by either end, and what arrived until then must be what was sent."""
 
+import os
 import random
+import select
 import socket
 import struct
 import threading
@@ -28,15 +30,23 @@ def pattern_at(start, offset, length):
     return memoryview(PATTERN)[begin : begin + min(length, PIECE)]
 
 
-def send_pattern(stream, start, length, moved):
-    """Sends so many bytes; how many the kernel took, less than that if the peer was gone."""
-    sent = 0
-    while sent < length:
+def send_pattern(stream, start, length, moved, stop=None):
+    """Sends so many bytes; how many the kernel took, less than that if the peer was gone, or `stop` was set: nobody may
+    close a socket while somebody waits for it, for poll(2) then keeps it open, and may wait for another of its number."""
+    sent, room, deadline = 0, select.poll(), time.monotonic() + SILENCE_SECONDS
+    room.register(stream, select.POLLOUT)
+    while sent < length and not (stop and stop.is_set()):
         try:
-            count = stream.send(pattern_at(start, sent, length - sent))
+            count = os.write(stream.fileno(), pattern_at(start, sent, length - sent))
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError("nobody takes what is sent") from None
+            room.poll(100)
+            continue
         except (BrokenPipeError, ConnectionResetError):
             break
         sent += count
+        deadline = time.monotonic() + SILENCE_SECONDS
         moved(count)
     return sent
 
@@ -176,11 +186,15 @@ class Traffic:
         magic, up, down, up_length, resets, down_length = HEADER.unpack(head)
         if magic != b"soak":
             raise Wrong("another header than was sent arrived")
-        sender = threading.Thread(target=self.guarded_send, args=(stream, channel, down, down_length, resets), daemon=True)
+        stop = threading.Event()
+        sender = threading.Thread(
+            target=self.guarded_send, args=(stream, channel, down, down_length, resets, stop), daemon=True)
         sender.start()
         stops_at = self.below(up_length) if resets == BACKEND else None
         received, in_order = receive_pattern(stream, up, stops_at, self.adder(channel, "up_received"))
         if resets == BACKEND:
+            stop.set()
+            sender.join()
             stream.close()  # with bytes unread
         sender.join()
         if resets == NOBODY and (received != up_length or not in_order):
@@ -188,9 +202,9 @@ class Traffic:
         if received > up_length:
             raise Wrong("more arrived than was sent")
 
-    def guarded_send(self, stream, channel, start, length, resets):
+    def guarded_send(self, stream, channel, start, length, resets, stop):
         try:
-            sent = send_pattern(stream, start, length, self.adder(channel, "down_sent"))
+            sent = send_pattern(stream, start, length, self.adder(channel, "down_sent"), stop)
             if sent < length and resets == NOBODY:
                 self.finding(f"a backend could send {sent} of {length} bytes only")
             if sent == length:
