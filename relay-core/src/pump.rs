@@ -6,19 +6,22 @@
 //! too. Out of budget means "stay in the run queue", never "wait for readiness".
 
 mod piped;
+mod receiving;
+mod transport;
 
 use crate::bandwidth::Throttle;
 use crate::codec::Codec;
 use crate::error::Failure;
 use crate::flow::Phase;
 use crate::leg::{Leg, PerLeg};
-use crate::link::{BATCH, Step};
-use crate::pool::{LARGEST, Pool};
+use crate::link::BATCH;
+use crate::pool::Pool;
 use crate::relay::Relay;
 use crate::session::{Input, Session};
 use crate::time::Instant;
 
 pub(crate) use piped::Lane;
+pub use transport::{Filled, Ready, Transport, TryError};
 
 /// Slices that one [`Transport::try_write`] is given at most.
 pub const WRITE_SLICES: usize = 64;
@@ -29,126 +32,6 @@ pub const READ_SLICES: usize = BATCH;
 /// What an interrupted call takes of a turn's budget, in bytes: nothing was moved, but a transport that
 /// says so for ever must not keep a whole loop.
 const INTERRUPTION: usize = 4 << 10;
-
-/// Why a transport did nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TryError {
-    /// Not now; the runtime will see a fresh readiness edge when it is worth another try.
-    WouldBlock,
-    /// A signal came first (EINTR): try again.
-    Interrupted,
-    /// It never will again.
-    Failed(Failure),
-}
-
-/// What came of filling a pipe.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Filled {
-    /// So many bytes went in. None: the source's end of file.
-    Moved(usize),
-    /// Not from this source, or not on this system (splice(2), EINVAL): nothing was moved.
-    Unsupported,
-}
-
-/// Two connected byte streams that do not block.
-///
-/// One that has **pipes** of the kernel's (splice(2)) can move bytes between two plain legs without
-/// taking them to user space. The defaults say that there are none.
-pub trait Transport {
-    /// A plain flow whose reads are offered so many bytes, because they fill what they are offered, is
-    /// to have a pipe if there is one.
-    const PIPE_FROM: usize = usize::MAX;
-
-    /// Fills `slices` in order, as readv(2) does. `Ok(0)` is the end of file; there is always room
-    /// for at least one byte.
-    ///
-    /// # Errors
-    /// See [`TryError`].
-    fn try_read(&mut self, leg: Leg, slices: &mut [&mut [u8]]) -> Result<usize, TryError>;
-
-    /// Takes bytes of `slices` in order, as writev(2) does. There is always at least one.
-    ///
-    /// What it takes counts as delivered: nobody asks again. A transport that only puts bytes by, to be
-    /// flushed later, has not taken them before that is done.
-    ///
-    /// # Errors
-    /// See [`TryError`].
-    fn try_write(&mut self, leg: Leg, slices: &[&[u8]]) -> Result<usize, TryError>;
-
-    /// Sends the FIN, as shutdown(2) with `SHUT_WR` does. Called once per leg at most.
-    ///
-    /// # Errors
-    /// See [`TryError`]; `WouldBlock` means that a WRITABLE edge will follow.
-    fn shut_write(&mut self, leg: Leg) -> Result<(), TryError>;
-
-    /// Lends an empty pipe to the flow that is read from `source`; whether there was one to lend. Asked
-    /// before each read of a flow that is to have one, so a refusal must cost little.
-    fn open_pipe(&mut self, source: Leg) -> bool {
-        let _ = source;
-        false
-    }
-
-    /// Moves up to `most` bytes from `source` into its flow's pipe.
-    ///
-    /// # Errors
-    /// See [`TryError`]. `WouldBlock` also if the pipe takes no more; while there is something in it
-    /// nobody can tell.
-    fn fill_pipe(&mut self, source: Leg, most: usize) -> Result<Filled, TryError> {
-        let _ = (source, most);
-        Ok(Filled::Unsupported)
-    }
-
-    /// Moves up to `most` bytes from the pipe of the flow that is read from `source` into the opposite
-    /// leg. The pipe holds as many, and at least one.
-    ///
-    /// # Errors
-    /// See [`TryError`].
-    fn drain_pipe(&mut self, source: Leg, most: usize) -> Result<usize, TryError> {
-        let _ = (source, most);
-        Ok(0)
-    }
-
-    /// Takes the pipe back. `left` bytes are in it, for nobody; it can be lent again if that is none.
-    fn close_pipe(&mut self, source: Leg, left: usize) {
-        let _ = (source, left);
-    }
-
-    /// Whether a read would give bytes, as recv(2) with `MSG_PEEK` tells. Only asked once the leg has
-    /// [`hung_up`](Ready::hung_up); whoever never says so need not answer.
-    ///
-    /// # Errors
-    /// See [`TryError`].
-    fn has_unread(&mut self, _leg: Leg) -> Result<bool, TryError> {
-        Ok(true)
-    }
-
-    /// Why the connection is dead (`SO_ERROR`), if it is for a failure. Only asked once the leg has
-    /// [`hung_up`](Ready::hung_up) and everything from it was read; whoever never says so need not
-    /// answer.
-    fn take_error(&mut self, _leg: Leg) -> Option<Failure> {
-        None
-    }
-}
-
-/// What is known of a transport's readiness. A runtime sets a bit when it sees the edge (and both at
-/// the start, to be on the safe side); the pump clears it when the transport would block.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Ready {
-    /// A read may give something, an end of file or an error included.
-    pub readable: bool,
-    /// A write may take something.
-    pub writable: bool,
-    /// **Both** directions are over (EPOLLHUP, EPOLLERR): what has come can still be read, and nobody
-    /// is there to write to. Not to be set for a peer that has only ended its own direction
-    /// (EPOLLRDHUP): it waits for its answer. A runtime that can't tell the difference leaves it
-    /// unset; then a hang-up is noticed by the next write.
-    pub hung_up: bool,
-}
-
-impl Ready {
-    /// Nothing is known to block.
-    pub const BOTH: Self = Self { readable: true, writable: true, hung_up: false };
-}
 
 /// Why the pump stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -170,10 +53,10 @@ pub fn pump<C: Codec, T: Transport>(
     now: Instant,
     budget: usize,
 ) -> Pumped {
-    Turn { relay, io, ready, pool, now, throttle: None, moved: 0, held: false }.run(budget)
+    pump_throttled(relay, io, ready, pool, now, budget, None)
 }
 
-/// The same, reading no more than `throttle` grants. If only that stands in the way it is idle, and to be
+/// The same, reading no more than `throttle` grants, if there is one. If only that stands in the way it is idle, and to be
 /// pumped again at [`Throttle::ready_at`].
 pub fn pump_throttled<C: Codec, T: Transport>(
     relay: &mut Relay<C>,
@@ -182,9 +65,9 @@ pub fn pump_throttled<C: Codec, T: Transport>(
     pool: &mut Pool,
     now: Instant,
     budget: usize,
-    throttle: &mut Throttle,
+    throttle: Option<&mut Throttle>,
 ) -> Pumped {
-    Turn { relay, io, ready, pool, now, throttle: Some(throttle), moved: 0, held: false }.run(budget)
+    Turn { relay, io, ready, pool, now, throttle, moved: 0, held: false }.run(budget)
 }
 
 /// One call of [`pump`].
@@ -384,205 +267,7 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
     }
 }
 
-/// Receiving. Each method says whether anything changed.
 impl<C: Codec, T: Transport> Turn<'_, C, T> {
-    fn receive(&mut self, leg: Leg) -> bool {
-        let demand = self.session().demand(leg);
-        let link = &self.relay.links[leg];
-        if link.codec.is_none() || !(demand.secure || demand.read > 0) {
-            return false;
-        }
-        if !link.layout().is_transparent() {
-            self.receive_secure(leg)
-        } else if self.session().phase(leg) == Phase::Discarding {
-            self.receive_and_discard(leg, demand.read)
-        } else {
-            self.receive_plain(leg, demand.read)
-        }
-    }
-
-    /// From a plain source straight to where the sink sends it from.
-    fn receive_plain(&mut self, leg: Leg, wanted: usize) -> bool {
-        if !self.ready[leg].readable {
-            return false;
-        }
-        let Some(wanted) = self.granted(leg, wanted) else { return false };
-        if self.goes_by_pipe(leg) {
-            return self.fill_pipe(leg, wanted);
-        }
-        let (link, sink) = self.relay.links.split_mut(leg);
-        let layout = sink.layout();
-        let batch = layout.payload_max.saturating_mul(BATCH);
-        let size = sink.outbound.payload_room(layout, wanted.min(link.appetite).min(batch));
-        if size == 0 {
-            return false;
-        }
-        let mut places: [&mut [u8]; BATCH] = Default::default();
-        let count = sink.outbound.lay_out(layout, size, self.pool, &mut places);
-        match self.io.try_read(leg, &mut places[..count]) {
-            Ok(0) => self.tell(Input::Eof(leg)),
-            Ok(count) => {
-                self.moved += count;
-                spend(&mut self.throttle, leg, count);
-                link.on_read(size, count);
-                let sealed = match &mut sink.codec {
-                    Some(codec) => sink.outbound.seal(codec, count, self.pool),
-                    None => Ok(()), // nothing is read before both legs are up
-                };
-                self.tell(Input::Read(leg, count));
-                if let Err(failure) = sealed {
-                    self.codec_failed(leg.other(), failure);
-                }
-            }
-            Err(error) => return self.on_read_refused(leg, error),
-        }
-        true
-    }
-
-    /// The sink is gone; the source is read so that it comes to read what is on its way to it.
-    fn receive_and_discard(&mut self, leg: Leg, wanted: usize) -> bool {
-        if !self.ready[leg].readable {
-            return false;
-        }
-        let inbound = &mut self.relay.links[leg].inbound;
-        let Some(scratch) = inbound.room(1, wanted.min(LARGEST), self.pool) else { return false };
-        match self.io.try_read(leg, &mut [scratch]) {
-            Ok(0) => self.tell(Input::Eof(leg)),
-            Ok(count) => {
-                self.moved += count;
-                self.tell(Input::Read(leg, count));
-            }
-            Err(error) => return self.on_read_refused(leg, error),
-        }
-        true
-    }
-
-    /// How many of the bytes `wanted` the throttle lets come from `leg`; `None` is none for now. It is
-    /// no matter for handshakes, and not for what is only read to be thrown away: that is bounded by a
-    /// timer, and an answer depends on it.
-    fn granted(&mut self, leg: Leg, wanted: usize) -> Option<usize> {
-        let session = &self.relay.session;
-        if !session.is_up(leg) || session.phase(leg) == Phase::Discarding {
-            return Some(wanted);
-        }
-        let Some(throttle) = &mut self.throttle else { return Some(wanted) };
-        let granted = usize::try_from(throttle.grant(self.now)).unwrap_or(usize::MAX);
-        self.held |= granted == 0;
-        (granted > 0).then(|| wanted.min(granted))
-    }
-
-    fn on_read_refused(&mut self, leg: Leg, error: TryError) -> bool {
-        match error {
-            TryError::WouldBlock => {
-                self.ready[leg].readable = false;
-                self.relay.links[leg].on_dry();
-                false
-            }
-            TryError::Interrupted => self.on_interrupted(),
-            TryError::Failed(failure) => {
-                self.tell(Input::ReadFailed(leg, failure));
-                true
-            }
-        }
-    }
-
-    fn receive_secure(&mut self, leg: Leg) -> bool {
-        let mut progress = false;
-        loop {
-            match self.open_one(leg) {
-                Opening::Moved => progress = true,
-                Opening::Blocked => return progress,
-                Opening::Starved(need) => return self.receive_wire(leg, need) || progress,
-            }
-        }
-    }
-
-    /// Opens the next record, if the session and the sink have room for it.
-    fn open_one(&mut self, leg: Leg) -> Opening {
-        let session = &self.relay.session;
-        let demand = session.demand(leg);
-        let (link, sink) = self.relay.links.split_mut(leg);
-        let Some(codec) = &mut link.codec else { return Opening::Blocked };
-        let secured = codec.is_secured();
-        let room = if demand.secure {
-            usize::MAX // a handshake message is not told from data before it is opened
-        } else if sink.layout().is_transparent() || session.phase(leg) == Phase::Discarding {
-            demand.read
-        } else {
-            sink.outbound.payload_room(sink.layout(), demand.read)
-        };
-        if room == 0 {
-            return Opening::Blocked;
-        }
-        match link.inbound.open_next(codec, room) {
-            Err(failure) => self.codec_failed(leg, failure),
-            Ok(Step::NeedRoom) => return Opening::Blocked,
-            Ok(Step::NeedBytes(need)) => match link.inbound.end {
-                Some(end) => {
-                    let end = end.and_then(|()| codec.transport_eof());
-                    self.tell(
-                        end.map_or_else(|failure| Input::ReadFailed(leg, failure), |()| Input::Eof(leg)),
-                    );
-                }
-                None => return Opening::Starved(need),
-            },
-            Ok(Step::Data(_)) if !secured => self.codec_failed(leg, Failure::Protocol),
-            Ok(Step::Data(payload)) => self.on_payload(leg, payload),
-            Ok(Step::Control) => {
-                if !secured && codec.is_secured() {
-                    self.tell(Input::Secured(leg));
-                }
-            }
-            Ok(Step::Closed) => self.tell(Input::Eof(leg)),
-        }
-        Opening::Moved
-    }
-
-    fn on_payload(&mut self, leg: Leg, payload: core::ops::Range<usize>) {
-        let count = payload.len();
-        let discarding = self.session().phase(leg) == Phase::Discarding;
-        let (link, sink) = self.relay.links.split_mut(leg);
-        let mut sealed = Ok(());
-        if !discarding && sink.layout().is_transparent() {
-            link.inbound.keep(payload);
-        } else if !discarding && let Some(codec) = &mut sink.codec {
-            sealed = sink.outbound.copy_in(codec, link.inbound.payload(payload), self.pool);
-        }
-        link.inbound.drop_opened();
-        self.tell(Input::Read(leg, count));
-        if let Err(failure) = sealed {
-            self.codec_failed(leg.other(), failure);
-        }
-    }
-
-    /// Wire bytes of a secure leg, to where its records are opened.
-    fn receive_wire(&mut self, leg: Leg, need: usize) -> bool {
-        if !self.ready[leg].readable {
-            return false;
-        }
-        if !self.relay.links[leg].inbound.has_room(need) {
-            return false;
-        }
-        let Some(granted) = self.granted(leg, LARGEST) else { return false };
-        let link = &mut self.relay.links[leg];
-        let Some(room) = link.inbound.room(need, link.appetite, self.pool) else { return false };
-        let size = room.len().min(granted);
-        match self.io.try_read(leg, &mut [&mut room[..size]]) {
-            Ok(0) => link.inbound.end = Some(Ok(())),
-            Ok(count) => {
-                self.moved += count;
-                spend(&mut self.throttle, leg, count);
-                link.on_read(size, count);
-                link.inbound.fill(count);
-            }
-            Err(TryError::Failed(failure)) => link.inbound.end = Some(Err(failure)),
-            Err(error @ (TryError::WouldBlock | TryError::Interrupted)) => {
-                return self.on_read_refused(leg, error);
-            }
-        }
-        true
-    }
-
     /// The codec gave up: its alert goes out if the transport takes it now, and neither direction of
     /// the leg goes on.
     fn codec_failed(&mut self, leg: Leg, failure: Failure) {
@@ -615,21 +300,4 @@ impl<C: Codec, T> Turn<'_, C, T> {
     fn tell(&mut self, input: Input) {
         self.relay.session.handle(self.now, input);
     }
-}
-
-/// Bytes were read from `leg`. Of handshakes none are granted, and none are counted.
-fn spend(throttle: &mut Option<&mut Throttle>, leg: Leg, count: usize) {
-    if let Some(throttle) = throttle {
-        throttle.spend(leg, count as u64);
-    }
-}
-
-/// What became of trying to open a record.
-enum Opening {
-    /// Something changed.
-    Moved,
-    /// There is no room, or nothing is wanted.
-    Blocked,
-    /// More wire bytes are needed, so many in all.
-    Starved(usize),
 }

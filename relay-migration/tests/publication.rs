@@ -3,8 +3,11 @@
 //! the daemon is started anew. At rest the status has the ports that are listened at, and no other.
 #![cfg(feature = "testing")]
 
+mod common;
+
 use std::net::IpAddr;
 
+use common::merge;
 use proptest::prelude::*;
 use relay_migration::BaseDir;
 use relay_migration::reconcile::{Config, Pod, Publication, Reconciler, Step};
@@ -177,24 +180,6 @@ impl Cluster {
         assert_eq!(status["targetNodeAddress"], view.address.to_string());
         let said = status["targetDirectMigrationNodePorts"].to_string();
         assert_eq!(said, view.ports.to_string(), "status and listeners");
-    }
-}
-
-/// As the API server merges (RFC 7386).
-fn merge(into: &mut Value, patch: &Value) {
-    let Value::Object(fields) = patch else {
-        *into = patch.clone();
-        return;
-    };
-    if !into.is_object() {
-        *into = json!({});
-    }
-    for (field, value) in fields {
-        if value.is_null() {
-            into.as_object_mut().expect("object").remove(field);
-        } else {
-            merge(&mut into[field], value);
-        }
     }
 }
 

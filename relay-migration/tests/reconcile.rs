@@ -1,9 +1,12 @@
 //! From objects to listeners and back to the status that must be published: two nodes, one migration.
 #![cfg(feature = "testing")]
 
+mod common;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
+use common::merge;
 use relay_core::Instant;
 use relay_migration::reconcile::{Config, Pod, Publication, Reconciler, Step};
 use relay_migration::registry::{self, Done, Event, Input, Name, Network, Refusal, Request, Side, Ticket};
@@ -102,24 +105,6 @@ fn object(state: Value) -> Value {
 
 fn begun() -> Value {
     json!({ "migrationUid": "m1", "sourceNode": "node01", "targetNode": "node02" })
-}
-
-/// As the API server merges (RFC 7386).
-fn merge(into: &mut Value, patch: &Value) {
-    let Value::Object(fields) = patch else {
-        *into = patch.clone();
-        return;
-    };
-    if !into.is_object() {
-        *into = json!({});
-    }
-    for (field, value) in fields {
-        if value.is_null() {
-            into.as_object_mut().expect("object").remove(field);
-        } else {
-            merge(&mut into[field], value);
-        }
-    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use relay_core::admission::{Dialer, Stranger};
 use relay_core::bandwidth::Throttle;
-use relay_core::{Failure, Instant, Leg, Outcome, PerLeg, Pumped, Ready, Relay, Stop, pump, pump_throttled};
+use relay_core::{Failure, Instant, Leg, Outcome, PerLeg, Pumped, Ready, Relay, Stop, pump_throttled};
 use socket2::Socket;
 
 use crate::acceptor::{Accepted, Place, Report};
@@ -207,10 +207,7 @@ impl Live {
         let stock = cx.stock();
         let mut io = Turn { sockets: &mut self.io, pipes: &mut stock.pipes };
         let (relay, ready, pool) = (&mut self.relay, &mut self.ready, &mut stock.pool);
-        let pumped = match &mut self.throttle {
-            None => pump(relay, &mut io, ready, pool, now, BUDGET),
-            Some(throttle) => pump_throttled(relay, &mut io, ready, pool, now, BUDGET, throttle),
-        };
+        let pumped = pump_throttled(relay, &mut io, ready, pool, now, BUDGET, self.throttle.as_mut());
         stock.tell(|| self.seat.tally().keeper());
         self.seat.meter().update(&self.relay);
         if let Some(stranger) = self.stranger

@@ -27,7 +27,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::bandwidth::Rates;
 use crate::cli::Node;
-use crate::control::{self, Command, Commands};
+use crate::control::{self, Beat, Command, Commands};
 use crate::crowd::Crowded;
 use crate::inherited::Inherited;
 use crate::listen::{ListenOptions, Rights, listen, take_over};
@@ -256,7 +256,7 @@ impl Desk {
                 self.manager.restore_some();
             }
             let post = self.post.clone();
-            self.manager.beat(move || post.tell(|news| news.running = true));
+            self.manager.beat(Beat::new(move || post.tell(|news| news.running = true)));
         }
         loop {
             self.manager.restore_some();
@@ -300,7 +300,7 @@ impl Desk {
                 match wish {
                     Command::Drain => self.manager.drain(),
                     Command::Abort => self.manager.abort(),
-                    Command::Beat(beat) => self.manager.pass_beat(beat),
+                    Command::Beat(beat) => self.manager.beat(beat),
                     Command::Open { .. } | Command::Close { .. } | Command::End(_) | Command::Relimit => {}
                 }
             }

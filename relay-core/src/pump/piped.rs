@@ -5,6 +5,7 @@
 //! while the pipe is empty. The first bytes go by the queue: who sends little never costs a pipe; and
 //! the pipe is given back as soon as there is nothing to do.
 
+use super::receiving::spend;
 use super::{Transport, Turn};
 use crate::codec::Codec;
 use crate::leg::Leg;
@@ -64,7 +65,7 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
             Ok(Filled::Moved(0)) => self.tell(Input::Eof(source)),
             Ok(Filled::Moved(count)) => {
                 self.moved += count;
-                super::spend(&mut self.throttle, source, count);
+                spend(&mut self.throttle, source, count);
                 link.on_read(wanted, count);
                 link.lane = Lane::Pipe { holds: holds + count };
                 self.tell(Input::Read(source, count));

@@ -248,7 +248,7 @@ fn both_ways(rate: NonZeroU64) -> Result<(), String> {
     let (mut ready, mut pool) = (PerLeg::both(Ready::BOTH), Pool::default());
     for _ in 0..1000 {
         let mut io = Endless;
-        while pump_throttled(&mut relay, &mut io, &mut ready, &mut pool, now, LARGEST, &mut throttle)
+        while pump_throttled(&mut relay, &mut io, &mut ready, &mut pool, now, LARGEST, Some(&mut throttle))
             == Pumped::Again
         {}
         now = throttle.ready_at().unwrap_or(now);

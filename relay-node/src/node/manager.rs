@@ -7,21 +7,24 @@
 //! When a listener is closed its sessions go on: the tail of a migration may be underway in them, and
 //! the ends of one that is over end them by themselves. `DELETE /v1/sessions/ID` ends one by force.
 
+mod listeners;
+mod objects;
+mod succession;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use relay_core::Instant;
 use relay_migration::PortMap;
 use relay_migration::api::{self, ApiError, Call, LimitsWish};
-use relay_migration::reconcile::{Pod, Reconciler, Step};
+use relay_migration::reconcile::Reconciler;
 use relay_migration::registry::{
-    Demand, Dial, Done, Event, Input, Listen, ListenerId, Name, OpenCount, OpenError, Registry, Request,
-    Side, Ticket,
+    Done, Event, Input, Listen, ListenerId, Name, OpenCount, Registry, Request, Side, Ticket,
 };
-use relay_migration::vmi::{Seen, VmiName};
+use relay_migration::vmi::VmiName;
+
+use succession::Succession;
 
 use super::answers;
 use super::http::Answer;
@@ -29,18 +32,15 @@ use super::limits;
 use super::network::Networks;
 use super::pods::Pods;
 use super::printer::Printer;
-use super::state::{self, By, State};
-use super::takeover::{self, Estate};
-use crate::control::{Beat, Command, Controller, Sessions};
-use crate::failure::in_words;
-use crate::handed::Handed;
-use crate::listen::{Hand, Listener, Shared};
+use super::state::{By, State};
+use crate::control::{Beat, Command, Controller};
+use crate::listen::{Hand, Shared};
 use crate::metrics::{self, Metrics};
 use crate::quantity;
-use crate::server::{Label, Plan, Route};
+use crate::server::Plan;
 use crate::service;
 use crate::sessions::{RouteId, SessionId, SessionTable};
-use crate::site::{Site, Trouble};
+use crate::site::Site;
 use crate::socket_file::FileId;
 
 /// How often sessions are counted while there are any: leases begin to run when there are none.
@@ -200,14 +200,9 @@ impl Manager {
         }
     }
 
-    /// Somebody wants to know whether all goes on.
-    pub(super) fn pass_beat(&self, beat: Beat) {
+    /// Somebody wants to know whether every loop goes on.
+    pub(super) fn beat(&self, beat: Beat) {
         self.parts.controller.send(Command::Beat(beat));
-    }
-
-    /// Once every loop has shown that it runs, `then` is done.
-    pub(super) fn beat(&self, then: impl Fn() + Send + Sync + 'static) {
-        self.parts.controller.send(Command::Beat(Beat::new(then)));
     }
 
     /// A client asks. The answer comes by [`take_answers`](Self::take_answers).
@@ -342,41 +337,6 @@ impl Manager {
         self.tell(fact);
     }
 
-    /// Objects were seen.
-    pub(super) fn observe(&mut self, seen: Seen) {
-        let Some(mut reconciler) = self.parts.reconciler.take() else { return };
-        if let Some(daemon) = self.parts.metrics.daemon() {
-            metrics::count(&daemon.objects);
-        }
-        let names = match &seen {
-            Seen::Present(vmi) => vec![vmi.name.clone()],
-            Seen::Gone(name) => {
-                if let Some(printer) = &self.parts.printer {
-                    printer.forget(name);
-                }
-                vec![]
-            }
-            Seen::All(vmis) => vmis.iter().flatten().map(|vmi| vmi.name.clone()).collect(),
-            Seen::Nothing => vec![],
-        };
-        let pods = &self.parts.pods;
-        let steps = reconciler.observe(seen, &mut |pod: &Pod<'_>| pods.find(pod));
-        let held: Vec<_> = names.iter().flat_map(|name| reconciler.names_of(name)).collect();
-        self.parts.reconciler = Some(reconciler);
-        self.steps(steps);
-        for name in held {
-            self.publish(&name);
-        }
-    }
-
-    /// Something came that is no object.
-    pub(super) fn ignored(&self, why: &str) {
-        if let Some(daemon) = self.parts.metrics.daemon() {
-            metrics::count(&daemon.ignored);
-        }
-        log::warn!("{why}");
-    }
-
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         match self.succession {
@@ -494,152 +454,10 @@ impl Manager {
         self.stop_if_over();
     }
 
-    fn steps(&mut self, steps: Vec<Step>) {
-        for step in steps {
-            match step {
-                Step::Request(vmi, request) => {
-                    self.waits.retain(|(of, _), _| *of != vmi);
-                    if self.is_clients(&request) {
-                        self.refuse_object(&vmi, &request);
-                        continue;
-                    }
-                    let request = self.with_ports(request);
-                    self.request(request.clone(), Waiter::Object(request));
-                }
-                Step::Waiting { vmi, side, what } => {
-                    let known = self.waits.get(&(vmi.clone(), side));
-                    if known != Some(&what) {
-                        log::info!(vmi:%, side:%, what = what.as_str(); "waiting");
-                        if self.waits.len() >= 10_000 {
-                            self.waits.clear();
-                        }
-                        self.waits.insert((vmi, side), what);
-                    }
-                }
-                Step::Ignored { why } => self.ignored(&why),
-            }
-        }
-    }
-
-    /// Whether a client of the control API asked for these listeners first. Then an object does not get
-    /// them, as a client does not get an object's.
-    fn is_clients(&self, request: &Request) -> bool {
-        let asked = request.name().and_then(|name| self.asked.get(&name));
-        matches!(asked, Some((By::Api, _)))
-    }
-
-    fn refuse_object(&mut self, vmi: &VmiName, request: &Request) {
-        let now = self.now();
-        let (Some(name), false) = (request.name(), matches!(request, Request::Delete(_))) else { return };
-        log::warn!(vmi:%, name:%; "the object does not get its listeners: a client of the control API has them; they are the object's once they are deleted there");
-        if let Some(reconciler) = &mut self.parts.reconciler {
-            reconciler.failed(now, &name);
-        }
-    }
-
     fn tell(&mut self, fact: Input) {
         let now = self.now();
         let events = self.parts.registry.handle(now, fact);
         self.settle(events);
-    }
-
-    /// Does what the registry demands, then passes on what came of it.
-    fn settle(&mut self, mut events: Vec<Event>) {
-        self.unnoted = true;
-        loop {
-            let closing = |id: &ListenerId| self.open.get(id).is_some_and(|open| open.closing);
-            let is_new = |demand: &Demand| !matches!(demand, Demand::Close { id } if closing(id));
-            let demands: Vec<_> = self.parts.registry.demands().filter(is_new).collect();
-            if demands.is_empty() {
-                break;
-            }
-            for demand in demands {
-                if let Some(fact) = self.perform(demand) {
-                    let now = self.now();
-                    events.extend(self.parts.registry.handle(now, fact));
-                }
-            }
-        }
-        for event in events {
-            self.pass_on(event);
-        }
-    }
-
-    /// What came of it; nothing if that is still to come.
-    fn perform(&mut self, demand: Demand) -> Option<Input> {
-        match demand {
-            Demand::Open { id, name, channel, listen, dial } => {
-                let label = Label { key: name.key, channel };
-                let route = match self.route(label, &listen, &dial) {
-                    Ok(route) => route,
-                    Err(Trouble::Listen(why)) => return Some(Input::OpenFailed { id, why }),
-                    Err(Trouble::Dial(why)) => {
-                        return Some(Input::OpenFailed { id, why: OpenError::Other(why) });
-                    }
-                };
-                let port = route.listener.port().unwrap_or(0);
-                let (plan, file) = (Arc::clone(&route.plan), route.listener.file_id());
-                let (shared, hand) = (route.listener.share(), route.listener.hand());
-                self.open.insert(id, Open { plan, listen, file, shared, hand, closing: false });
-                self.parts.controller.send(Command::Open { id: RouteId(id.0), route });
-                Some(Input::Opened { id, port })
-            }
-            Demand::Close { id } => match self.open.get_mut(&id) {
-                Some(open) => {
-                    open.closing = true;
-                    open.shared = None;
-                    self.parts
-                        .controller
-                        .send(Command::Close { id: RouteId(id.0), sessions: Sessions::Keep });
-                    None
-                }
-                // it was never opened, or has been lost meanwhile
-                None => Some(Input::Closed(id)),
-            },
-            Demand::Own { id, owner } => {
-                let open = self.open.get(&id);
-                let given = match open.map(|open| (&open.listen, open.file)) {
-                    Some((Listen::Unix { path, .. }, Some(file))) => {
-                        file.give(path, owner).map_err(|error| in_words(&error))
-                    }
-                    _ => Err("it has no socket file".to_owned()),
-                };
-                Some(match given {
-                    Ok(()) => Input::Owned { id, owner },
-                    Err(why) => Input::OwnFailed { id, owner, why },
-                })
-            }
-            Demand::Route { id, dial } => {
-                if let Some(open) = self.open.get(&id) {
-                    match self.parts.site.replan(&open.plan, &dial) {
-                        Ok(plan) => open.plan.redirect(plan),
-                        Err(Trouble::Dial(why)) => {
-                            log::error!(connect:% = dial, error = why.as_str(); "new connections still go where they went");
-                        }
-                        // nothing is opened
-                        Err(Trouble::Listen(_)) => {}
-                    }
-                }
-                Some(Input::Routed { id, dial })
-            }
-        }
-    }
-
-    /// Opens a listener; beside its predecessor at another address, if it is to have the same port.
-    fn route(&self, label: Label, listen: &Listen, dial: &Dial) -> Result<Route, Trouble> {
-        let port = match listen {
-            Listen::Tcp { port, .. } if *port != 0 => Some(*port),
-            Listen::Tcp { .. } | Listen::Unix { .. } => None,
-        };
-        let has_port = |open: &&Open| open.plan.listen().host_port().map(|at| at.port) == port;
-        let there = self.open.values().filter(|open| port.is_some() && open.shared.is_some()).find(has_port);
-        let Some(there) = there.and_then(|open| open.shared.as_ref()) else {
-            return self.parts.site.route(label, listen, dial);
-        };
-        there.allow(true);
-        let route = self.parts.site.route_beside(label, listen, dial, true);
-        there.allow(false);
-        route
     }
 
     fn pass_on(&mut self, event: Event) {
@@ -682,30 +500,6 @@ impl Manager {
         }
     }
 
-    fn object_answered(
-        &mut self,
-        request: Request,
-        result: &Result<Done, relay_migration::registry::Refusal>,
-    ) {
-        let Some(name) = request.name() else { return };
-        let now = self.now();
-        match (result, &mut self.parts.reconciler) {
-            (Ok(done), reconciler) => {
-                if let Some(reconciler) = reconciler {
-                    reconciler.succeeded(&name);
-                }
-                self.note(By::Vmi, request, done);
-                self.publish(&name);
-            }
-            (Err(why), reconciler) => {
-                log::warn!(name:%, error:% = why; "an object's listeners were refused; it is tried again");
-                if let Some(reconciler) = reconciler {
-                    reconciler.failed(now, &name);
-                }
-            }
-        }
-    }
-
     /// Remembers what is in force, for a successor too.
     fn note(&mut self, by: By, request: Request, done: &Done) {
         let Some(name) = request.name() else { return };
@@ -735,156 +529,16 @@ impl Manager {
 
     fn save(&self, name: &Name) {
         let (Some(state), Some((by, request))) = (&self.parts.state, self.asked.get(name)) else { return };
-        let ports = match name.side {
-            Side::Target => self.parts.registry.target(&name.key, self.now()).map(|view| view.ports),
-            Side::Source => self.parts.registry.source(&name.key, self.now()).map(|_| PortMap::default()),
-        };
-        if let Some(ports) = ports {
+        if let Some(ports) = self.ports(name) {
             state.put(*by, request, &ports);
         }
     }
 
-    /// Prints what a target has to publish, if its object does not say so yet.
-    fn publish(&mut self, name: &Name) {
-        if !matches!(self.asked.get(name), Some((By::Vmi, _))) {
-            return; // a client's, whatever object wants it
-        }
-        let now = self.now();
-        let Parts { reconciler: Some(reconciler), printer: Some(printer), registry, .. } = &mut self.parts
-        else {
-            return;
-        };
-        let Some(publication) = reconciler.publish(name, registry, now) else { return };
-        log::info!(vmi:% = publication.vmi; "{}", publication.event_message());
-        printer.print(&publication.vmi, publication.to_json());
-    }
-}
-
-/// Whether another process takes this one's place.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Succession {
-    None,
-    /// It has been told everything, so nothing may change.
-    Offered,
-    /// It has. What is open here goes on to its end.
-    Over,
-}
-
-impl Succession {
-    fn allows(self, call: &Call) -> Result<(), ApiError> {
-        let changes = match call {
-            Call::Registry(_) | Call::SetLimits(_) | Call::Drain(_) | Call::TakeOver => true,
-            Call::Get(_)
-            | Call::List(_)
-            | Call::Sessions
-            | Call::Limits
-            | Call::EndSession(_)
-            | Call::Health
-            | Call::Ready
-            | Call::Metrics => false,
-        };
-        match self {
-            Self::Offered if changes => {
-                Err(ApiError::unavailable("another process is taking over; ask again in a moment"))
-            }
-            Self::Over if changes => {
-                Err(ApiError::unavailable("another process has taken over; connect again, and ask that one"))
-            }
-            Self::None | Self::Offered | Self::Over => Ok(()),
-        }
-    }
-}
-
-/// Handing over.
-impl Manager {
-    /// All there is, for a successor. From now on nothing changes, until it is known whether there is one.
-    ///
-    /// # Errors
-    /// Why there can be none now.
-    pub(super) fn offer(&mut self, control: &Listener) -> Result<Estate, ApiError> {
-        self.succession.allows(&Call::TakeOver)?;
-        if self.is_restoring() {
-            return Err(ApiError::restoring(self.to_restore - self.restoring.len(), self.to_restore));
-        }
-        if self.parts.registry.is_shutting_down() {
-            return Err(ApiError::unavailable("this process is draining; it hands nothing over any more"));
-        }
-        let estate = self.estate(control).map_err(|error| {
-            ApiError::unavailable(format!("there are no copies to be had of the sockets: {error}"))
-        })?;
-        self.succession = Succession::Offered;
-        Ok(estate)
-    }
-
-    fn estate(&self, control: &Listener) -> io::Result<Estate> {
-        let mut listeners = Vec::new();
-        for open in self.open.values().filter(|open| !open.closing) {
-            let port = open.plan.listen().host_port().map_or(0, |at| at.port);
-            if let Some((socket, file)) = open.hand.copy()? {
-                listeners.push((Handed::name(&open.listen, port), socket, file));
-            }
-        }
-        let mut migrations = Vec::new();
-        for (name, (by, request)) in &self.asked {
-            if let Some((name, body)) = state::body(request, &self.ports(name)) {
-                migrations.push(takeover::migration(&name, *by, &body));
-            }
-        }
-        let limits = serde_json::to_value(limits::told(&self.parts.sessions.bandwidth().rates()))?;
-        let lock = self.parts.state.as_ref().map(State::lock);
-        Estate::new(
-            (control.local(), control.as_fd(), control.file_id()),
-            lock,
-            listeners,
-            migrations,
-            limits,
-        )
-    }
-
-    /// The ports that a target has.
-    fn ports(&self, name: &Name) -> PortMap {
+    /// The ports of a target that is there; a source that is there has none.
+    fn ports(&self, name: &Name) -> Option<PortMap> {
         match name.side {
             Side::Target => self.parts.registry.target(&name.key, self.now()).map(|view| view.ports),
-            Side::Source => None,
-        }
-        .unwrap_or_default()
-    }
-
-    /// Whether it is not known yet whether there will be a successor.
-    pub(super) fn is_offered(&self) -> bool {
-        self.succession == Succession::Offered
-    }
-
-    /// A call can't be.
-    pub(super) fn refuse(&mut self, client: ClientId, why: &ApiError) {
-        self.answers.push((client, Answer::from(why)));
-    }
-
-    /// There is no successor: everything as before.
-    pub(super) fn keep(&mut self) {
-        self.succession = Succession::None;
-    }
-
-    /// The successor has everything. What is open here goes on to its end, for however long that takes.
-    pub(super) fn let_go(&mut self) {
-        self.succession = Succession::Over;
-        self.count_next = Some(self.now() + COUNT);
-        // Both are the successor's by now.
-        (self.parts.state, self.parts.reconciler) = (None, None);
-        for (id, open) in &mut self.open {
-            open.hand.leave();
-            (open.closing, open.shared) = (true, None);
-            self.parts.controller.send(Command::Close { id: RouteId(id.0), sessions: Sessions::Keep });
-        }
-        self.stop_if_over();
-    }
-
-    /// Whoever was accepted before the last listener was closed is in the table by then.
-    fn stop_if_left_alone(&mut self) {
-        let late = self.until.is_some_and(|until| self.now() >= until);
-        if !self.stopped && self.open.is_empty() && (self.parts.sessions.is_empty() || late) {
-            self.stopped = true;
-            self.parts.controller.send(Command::Drain);
+            Side::Source => self.parts.registry.source(&name.key, self.now()).map(|_| PortMap::default()),
         }
     }
 }

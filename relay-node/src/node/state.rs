@@ -220,7 +220,12 @@ fn read(path: &Path) -> Result<(By, Request), String> {
     let (side, key) = stem.split_once('-').ok_or("its name is not SIDE-KEY.json")?;
     let text = fs::read(path).map_err(|error| error.to_string())?;
     let value: Value = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
-    let by = By::of(&value).ok_or("it does not say by whom it was asked for")?;
+    request(side, key, &value)
+}
+
+/// Who asked for this side of this migration, and for what: `value` is what was written of it.
+pub(super) fn request(side: &str, key: &str, value: &Value) -> Result<(By, Request), String> {
+    let by = By::of(value).ok_or("it does not say by whom it was asked for")?;
     let put = value.get("put").map(ToString::to_string).unwrap_or_default();
     match api::parse("PUT", &format!("/v1/{side}s/{key}"), put.as_bytes()) {
         Ok(Call::Registry(request)) => Ok((by, request)),

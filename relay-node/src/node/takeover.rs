@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use relay_migration::api::{self, Call, LimitsAnswer};
+use relay_migration::api::LimitsAnswer;
 use relay_migration::registry::{Name, Request};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -322,17 +322,12 @@ pub(super) fn migration(name: &Name, by: By, body: &Value) -> Value {
 
 fn request(value: &Value) -> Result<(By, Request), String> {
     let (side, key) = (value["side"].as_str().unwrap_or_default(), value["key"].as_str().unwrap_or_default());
-    let by = By::of(value).ok_or_else(|| format!("whose the {side} {key} is"))?;
-    match api::parse("PUT", &format!("/v1/{side}s/{key}"), value["put"].to_string().as_bytes()) {
-        Ok(Call::Registry(mut request)) => {
-            if by == By::Vmi {
-                state::lease_at_most(&mut request, OBJECT_LEASE);
-            }
-            Ok((by, request))
-        }
-        Ok(_) => Err(format!("the {side} {key}")),
-        Err(error) => Err(format!("the {side} {key} ({error})")),
+    let (by, mut request) =
+        state::request(side, key, value).map_err(|why| format!("the {side} {key} ({why})"))?;
+    if by == By::Vmi {
+        state::lease_at_most(&mut request, OBJECT_LEASE);
     }
+    Ok((by, request))
 }
 
 fn rates(limits: &LimitsAnswer) -> Result<Rates, String> {

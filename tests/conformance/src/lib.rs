@@ -5,6 +5,7 @@
 //! Nothing here assumes how long anything takes. A wait is for an event; [`PATIENCE`] only turns a
 //! test that would hang into one that fails.
 
+pub mod api;
 pub mod log;
 pub mod namespace;
 pub mod node;

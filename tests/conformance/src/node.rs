@@ -2,8 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -12,8 +11,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::PATIENCE;
 use crate::scratch::Scratch;
+use crate::{PATIENCE, api};
 
 /// A daemon that runs. Killed at its end, if it has not ended before.
 #[derive(Debug)]
@@ -77,15 +76,7 @@ impl Node {
     /// # Panics
     /// If there is no answer.
     pub fn call(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
-        let mut stream = UnixStream::connect(&self.control).expect("the control API");
-        stream.set_read_timeout(Some(PATIENCE)).expect("option");
-        let length = body.len();
-        write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}").expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
-        (status, serde_json::from_str(body).unwrap_or_else(|_| Value::from(body)))
+        api::call(&self.control, method, path, body)
     }
 
     /// A call that has to succeed: its answer.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use relay_conformance::pki::Files;
 use relay_conformance::relay::{back_program, program};
-use relay_conformance::{Authority, Namespace, PATIENCE, Scratch, skipped};
+use relay_conformance::{Authority, Namespace, PATIENCE, Scratch, api, skipped};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -73,15 +73,7 @@ impl Node {
     }
 
     fn call(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
-        let mut stream = UnixStream::connect(&self.control).expect("the control API");
-        stream.set_read_timeout(Some(PATIENCE)).expect("option");
-        let length = body.len();
-        write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}").expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
-        (status, serde_json::from_str(body).unwrap_or_default())
+        api::call(&self.control, method, path, body)
     }
 
     fn descriptors(&self) -> usize {

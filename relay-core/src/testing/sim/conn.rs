@@ -17,7 +17,7 @@ use crate::error::Failure;
 use crate::flow::Phase;
 use crate::leg::{Leg, PerLeg};
 use crate::pool::{LARGEST, Pool};
-use crate::pump::{Lane, Pumped, Ready, pump, pump_throttled};
+use crate::pump::{Lane, Pumped, Ready, pump_throttled};
 use crate::relay::Relay;
 use crate::session::{Close, Demand, EndReason, Input, Outcome, Stop};
 use crate::time::Instant;
@@ -372,12 +372,9 @@ impl<C: Codec> Conn<C> {
     fn pump_once(&mut self, budget: usize, pool: &mut Pool, now: Instant) -> Result<Pumped, Violation> {
         self.net.begin_turn(budget);
         let counts = self.relay.session().is_up(Leg::Back);
-        let pumped = match &mut self.throttle {
-            None => pump(&mut self.relay, &mut self.net, &mut self.ready, pool, now, budget),
-            Some((_, throttle)) => {
-                pump_throttled(&mut self.relay, &mut self.net, &mut self.ready, pool, now, budget, throttle)
-            }
-        };
+        let throttle = self.throttle.as_mut().map(|(_, throttle)| throttle);
+        let (relay, net, ready) = (&mut self.relay, &mut self.net, &mut self.ready);
+        let pumped = pump_throttled(relay, net, ready, pool, now, budget, throttle);
         if counts {
             self.check_rate(pumped, now)?;
         }
