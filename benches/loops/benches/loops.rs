@@ -1,33 +1,34 @@
-//! relay-mio, relay-tokio, tokio's copy_bidirectional and a thread for each direction, plain and mutual
+//! relay-mio, relay-tokio as a node and as a function, tokio's copy_bidirectional and a thread for each direction, plain and mutual
 //! TLS. Writes docs/BENCHMARKS.md and its picture when all of it was measured.
 
 use std::cell::RefCell;
 use std::hint::black_box;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode, Throughput};
 use relay_loops_bench::{
-    Connection, Loop, Measure, Mode, Pair, Report, Sample, bulk, connections, serve_if_asked,
+    Connection, Flood, Loop, Measure, Mode, Pair, Report, Sample, bulk, connections, serve_if_asked,
 };
 
 /// Bytes of one transfer.
 const BULK: u64 = 128 << 20;
 /// Connections of one round.
 const CONNECTIONS: u64 = 40;
+/// Criterion's smallest. What it tries before, to warm up, does not count.
+const SAMPLES: usize = 10;
 /// Connections that do nothing.
 const IDLE: usize = 400;
 
 fn main() {
     serve_if_asked();
     let mut criterion = Criterion::default()
-        .sample_size(10)
+        .sample_size(SAMPLES)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(3))
         .configure_from_args();
-    let report = RefCell::new(Report::default());
+    let report = RefCell::new(Report::start());
     for mode in Mode::ALL {
         for measure in Measure::TIMED {
             group(&mut criterion, &report, mode, measure);
@@ -40,7 +41,8 @@ fn main() {
     }
     for mode in Mode::ALL {
         for who in Loop::ALL.into_iter().filter(|who| who.has(mode)) {
-            report.add(Measure::Idle, mode, who, Sample { cost: idle_kib(who, mode), cpu_seconds: 0.0 });
+            let sample = Sample { cost: idle_kib(who, mode), cpu_seconds: 0.0 };
+            report.add(Measure::Idle, mode, who, [sample]);
         }
     }
     report.write(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")).expect("docs/ can be written to");
@@ -56,6 +58,7 @@ fn group(criterion: &mut Criterion, report: &RefCell<Report>, mode: Mode, measur
     for who in Loop::ALL.into_iter().filter(|who| who.has(mode)) {
         group.bench_function(who.name(), |bencher| {
             let pair = Pair::start(who, mode);
+            let mut samples = Vec::new();
             bencher.iter_custom(|rounds| {
                 let before = pair.cpu_seconds();
                 let elapsed = run(&pair, measure, rounds);
@@ -64,11 +67,13 @@ fn group(criterion: &mut Criterion, report: &RefCell<Report>, mode: Mode, measur
                     cost: elapsed.as_secs_f64() / units,
                     cpu_seconds: (pair.cpu_seconds() - before) / units,
                 };
-                if !is_test {
-                    report.borrow_mut().add(measure, mode, who, sample);
-                }
+                samples.push(sample);
                 elapsed
             });
+            if !is_test {
+                let warmup = samples.len().saturating_sub(SAMPLES);
+                report.borrow_mut().add(measure, mode, who, samples.split_off(warmup));
+            }
         });
     }
     group.finish();
@@ -81,17 +86,10 @@ fn run(pair: &Pair, measure: Measure, rounds: u64) -> Duration {
         Measure::Streams => (0..rounds).map(|_| bulk(entry, 8, black_box(BULK))).sum(),
         Measure::RoundTrip => round_trips(entry, rounds),
         Measure::UnderBulk => {
-            let stop = AtomicBool::new(false);
-            thread::scope(|scope| {
-                scope.spawn(|| {
-                    while !stop.load(Ordering::Relaxed) {
-                        let _ = bulk(entry, 1, 16 << 20);
-                    }
-                });
-                let elapsed = round_trips(entry, rounds);
-                stop.store(true, Ordering::Relaxed);
-                elapsed
-            })
+            let flood = Flood::start(entry);
+            let elapsed = round_trips(entry, rounds);
+            drop(flood); // it fails here if it did not go on
+            elapsed
         }
         Measure::Connections => (0..rounds).map(|_| connections(entry, CONNECTIONS)).sum(),
         Measure::Idle => unreachable!("not timed"),
