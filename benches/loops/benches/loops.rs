@@ -60,13 +60,9 @@ fn group(criterion: &mut Criterion, report: &RefCell<Report>, mode: Mode, measur
             let pair = Pair::start(who, mode);
             let mut samples = Vec::new();
             bencher.iter_custom(|rounds| {
-                let before = pair.cpu_seconds();
-                let elapsed = run(&pair, measure, rounds);
+                let (elapsed, cpu_seconds) = run(&pair, measure, rounds);
                 let units = rounds as f64 * measure.units(BULK, CONNECTIONS);
-                let sample = Sample {
-                    cost: elapsed.as_secs_f64() / units,
-                    cpu_seconds: (pair.cpu_seconds() - before) / units,
-                };
+                let sample = Sample { cost: elapsed.as_secs_f64() / units, cpu_seconds: cpu_seconds / units };
                 samples.push(sample);
                 elapsed
             });
@@ -79,30 +75,40 @@ fn group(criterion: &mut Criterion, report: &RefCell<Report>, mode: Mode, measur
     group.finish();
 }
 
-fn run(pair: &Pair, measure: Measure, rounds: u64) -> Duration {
+/// Time, and processor time of both relays in seconds.
+fn run(pair: &Pair, measure: Measure, rounds: u64) -> (Duration, f64) {
     let entry = pair.entry();
     match measure {
-        Measure::Bulk => (0..rounds).map(|_| bulk(entry, 1, black_box(BULK))).sum(),
-        Measure::Streams => (0..rounds).map(|_| bulk(entry, 8, black_box(BULK))).sum(),
-        Measure::RoundTrip => round_trips(entry, rounds),
+        Measure::Bulk => metered(pair, || (0..rounds).map(|_| bulk(entry, 1, black_box(BULK))).sum()),
+        Measure::Streams => metered(pair, || (0..rounds).map(|_| bulk(entry, 8, black_box(BULK))).sum()),
+        Measure::RoundTrip => round_trips(pair, rounds),
         Measure::UnderBulk => {
             let flood = Flood::start(entry);
-            let elapsed = round_trips(entry, rounds);
+            let cost = round_trips(pair, rounds);
             drop(flood); // it fails here if it did not go on
-            elapsed
+            cost
         }
-        Measure::Connections => (0..rounds).map(|_| connections(entry, CONNECTIONS)).sum(),
+        Measure::Connections => metered(pair, || (0..rounds).map(|_| connections(entry, CONNECTIONS)).sum()),
         Measure::Idle => unreachable!("not timed"),
     }
 }
 
-fn round_trips(entry: &Path, count: u64) -> Duration {
-    let mut connection = Connection::new(entry).expect("connected");
-    let start = Instant::now();
-    for _ in 0..count {
-        connection.round_trip().expect("a message");
-    }
-    start.elapsed()
+fn metered(pair: &Pair, work: impl FnOnce() -> Duration) -> (Duration, f64) {
+    let before = pair.cpu_seconds();
+    let elapsed = work();
+    (elapsed, pair.cpu_seconds() - before)
+}
+
+/// Making the connection, which may take a handshake, does not count.
+fn round_trips(pair: &Pair, count: u64) -> (Duration, f64) {
+    let mut connection = Connection::new(pair.entry()).expect("connected");
+    metered(pair, || {
+        let start = Instant::now();
+        for _ in 0..count {
+            connection.round_trip().expect("a message");
+        }
+        start.elapsed()
+    })
 }
 
 /// What a connection adds to both relays once it has said something and is silent.
