@@ -119,6 +119,9 @@ impl Peer {
                     self.received += count as u64;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    panic!("{:?}: neither bytes nor an end for minutes", self.side);
+                }
                 Err(error) => break Some(Seen::Failed(error.kind())),
             }
         };
