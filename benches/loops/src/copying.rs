@@ -33,16 +33,16 @@ pub(crate) struct Task<'a> {
 
 impl Task<'_> {
     /// The path of a source's socket.
-    fn source(&self) -> Option<&str> {
+    pub(crate) fn source(&self) -> Option<&str> {
         self.from.strip_prefix("unix:")
     }
 
     /// What it dials: host and port of a target, or the path of the sink.
-    fn destination(&self) -> &str {
+    pub(crate) fn destination(&self) -> &str {
         self.to.split_once(':').map_or(self.to, |(_, rest)| rest)
     }
 
-    fn tell_port(&self, listener: &TcpListener) {
+    pub(crate) fn tell_port(&self, listener: &TcpListener) {
         let kind = if self.mode == Mode::Tls { "tls" } else { "tcp" };
         tell(&format!("{kind}:{}", listener.local_addr().expect("an address")));
     }

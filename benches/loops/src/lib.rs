@@ -4,16 +4,17 @@
 //! client -> unix socket -> source ==TCP, plain or mutual TLS 1.3==> target -> unix socket -> sink
 //! ```
 //!
-//! A relay here is one of four [`Loop`]s. They are this very program: [`serve_if_asked`] makes it one.
+//! A relay here is one of five [`Loop`]s. They are this very program: [`serve_if_asked`] makes it one.
 
 mod copying;
+mod joining;
 mod load;
 mod pair;
 mod pki;
 mod report;
 mod serving;
 
-pub use load::{Connection, bulk, connections};
+pub use load::{Connection, Flood, bulk, connections};
 pub use pair::Pair;
 pub use report::{Measure, Report, Sample};
 pub use serving::serve_if_asked;
@@ -21,10 +22,12 @@ pub use serving::serve_if_asked;
 /// Who moves the bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Loop {
-    /// relay-mio.
+    /// relay-mio, the node.
     Mio,
-    /// relay-tokio.
+    /// relay-tokio, the node.
     Tokio,
+    /// `relay_tokio::relay`, the function, in a program like that for `copy_bidirectional`.
+    Relay,
     /// `tokio::io::copy_bidirectional` with buffers of 64 KiB; with TLS, of tokio-rustls.
     Copy,
     /// A thread for each direction with `std::io::copy`, which splices. It has no TLS: a rustls session
@@ -34,7 +37,7 @@ pub enum Loop {
 
 impl Loop {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Mio, Self::Tokio, Self::Copy, Self::Threads];
+    pub const ALL: [Self; 5] = [Self::Mio, Self::Tokio, Self::Relay, Self::Copy, Self::Threads];
 
     /// As it is called in tables.
     #[must_use]
@@ -42,6 +45,7 @@ impl Loop {
         match self {
             Self::Mio => "relay-mio",
             Self::Tokio => "relay-tokio",
+            Self::Relay => "relay()",
             Self::Copy => "copy_bidirectional",
             Self::Threads => "threads",
         }

@@ -4,7 +4,9 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 const CHUNK: usize = 256 << 10;
@@ -104,6 +106,58 @@ pub fn bulk(entry: &Path, streams: u64, size: u64) -> Duration {
         }
     });
     start.elapsed()
+}
+
+/// A connection that sends as fast as it goes, until this is dropped.
+#[derive(Debug)]
+pub struct Flood {
+    sent: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Flood {
+    /// More than the sockets and buffers of the whole way hold: once so much was taken, bytes arrive.
+    const MOVING: u64 = 32 << 20;
+
+    /// Begins, and returns once bytes arrive.
+    ///
+    /// # Panics
+    /// If a relay does not take it, or stands still for a minute.
+    #[must_use]
+    pub fn start(entry: &Path) -> Self {
+        let (sent, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let mut connection = open(entry, u64::MAX).expect("connected");
+        let (count, end) = (Arc::clone(&sent), Arc::clone(&stop));
+        let thread = thread::spawn(move || {
+            let chunk = vec![7; CHUNK];
+            while !end.load(Ordering::Relaxed) {
+                connection.write_all(&chunk).expect("taken");
+                count.fetch_add(CHUNK as u64, Ordering::Relaxed);
+            }
+        });
+        let flood = Self { sent, stop, thread: Some(thread) };
+        let start = Instant::now();
+        while flood.sent() < Self::MOVING {
+            assert!(start.elapsed() < PATIENCE, "the flood stands still");
+            thread::sleep(Duration::from_millis(1));
+        }
+        flood
+    }
+
+    /// Bytes that the first relay's socket has taken so far.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let result = self.thread.take().map_or(Ok(()), JoinHandle::join);
+        assert!(thread::panicking() || result.is_ok(), "the flood has ended");
+    }
 }
 
 /// Makes and closes so many connections, four at once, with a message there and back over each; how long

@@ -86,13 +86,23 @@ pub struct Sample {
 }
 
 /// All that was measured.
-#[derive(Debug, Default)]
-pub struct Report(BTreeMap<(Mode, Measure, Loop), Vec<Sample>>);
+#[derive(Debug)]
+pub struct Report {
+    samples: BTreeMap<(Mode, Measure, Loop), Vec<Sample>>,
+    /// The machine's load before anything was measured.
+    load: String,
+}
 
 impl Report {
-    /// One more of the same.
-    pub fn add(&mut self, measure: Measure, mode: Mode, who: Loop, sample: Sample) {
-        self.0.entry((mode, measure, who)).or_default().push(sample);
+    /// Of nothing yet.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { samples: BTreeMap::new(), load: load() }
+    }
+
+    /// More of the same.
+    pub fn add(&mut self, measure: Measure, mode: Mode, who: Loop, more: impl IntoIterator<Item = Sample>) {
+        self.samples.entry((mode, measure, who)).or_default().extend(more);
     }
 
     /// Whether everything that criterion times was measured.
@@ -100,19 +110,20 @@ impl Report {
     pub fn is_whole(&self) -> bool {
         let loops = |mode| Loop::ALL.into_iter().filter(move |who| who.has(mode));
         Mode::ALL.into_iter().all(|mode| {
-            loops(mode).all(|who| Measure::TIMED.iter().all(|m| self.0.contains_key(&(mode, *m, who))))
+            loops(mode).all(|who| Measure::TIMED.iter().all(|m| self.samples.contains_key(&(mode, *m, who))))
         })
     }
 
     /// The medians.
     fn of(&self, mode: Mode, measure: Measure, who: Loop) -> Option<Sample> {
-        let samples = self.0.get(&(mode, measure, who))?;
-        let median = |of: fn(&Sample) -> f64| {
+        let samples = self.samples.get(&(mode, measure, who))?;
+        let median = |of: fn(&Sample) -> f64| -> Option<f64> {
             let mut values: Vec<f64> = samples.iter().map(of).collect();
             values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
+            let (low, high) = (values.get((values.len() - 1) / 2)?, values.get(values.len() / 2)?);
+            Some((low + high) / 2.0)
         };
-        Some(Sample { cost: median(|s| s.cost), cpu_seconds: median(|s| s.cpu_seconds) })
+        Some(Sample { cost: median(|s| s.cost)?, cpu_seconds: median(|s| s.cpu_seconds)? })
     }
 
     /// Writes `BENCHMARKS.md` and `benchmarks.svg`.
@@ -127,17 +138,27 @@ impl Report {
     fn table(&self) -> String {
         let mut text = format!(
             "# Loops, side by side\n\n\
-             Written by `cargo bench -p relay-loops-bench`, on {}. Not to be edited.\n\n\
+             Written by `cargo bench -p relay-loops-bench`, on {}. Not to be edited. The load of the machine \
+             (the last minute's, /proc/loadavg) was {} before and {} after, of which the benchmark itself \
+             makes one to four: **with more than that, others ran beside it**.\n\n\
              client → unix socket → source ⇒ TCP ⇒ target → unix socket → sink; source and target are the same \
-             program, a process each. Medians; processor time is that of both. Each was measured \
+             program, a process each. Medians of ten samples, criterion's warm-up not among them; processor \
+             time is that of both relays, to the nanosecond by their own clocks. Each was measured \
              after the other, not in turns: **trust the processor time, and of the rest what is far apart**; the \
-             clock's time says as much about the machine and what else it did. In \
-             brackets, time or memory against `copy_bidirectional`, which is tokio's own with buffers of 64 KiB, \
-             with tokio-rustls where there is TLS; `threads` is a thread for each direction with \
-             `std::io::copy`, which splices; a rustls session can't be split between two threads. Other \
+             clock's time says as much about the machine and what else it did.\n\n\
+             - `relay-mio`, `relay-tokio`: the nodes, with what a node does besides: limits, order, a table of \
+             sessions, a line in the log for each; plain to plain by splice(2).\n\
+             - `relay()`: the function `relay_tokio::relay` where `copy_bidirectional` would stand; any two \
+             streams can't be spliced.\n\
+             - `copy_bidirectional`: tokio's own with buffers of 64 KiB, with tokio-rustls where there is TLS.\n\
+             - `threads`: a thread for each direction with `std::io::copy`, which splices; a rustls session \
+             can't be split between two threads.\n\n\
+             In brackets: time, processor time or memory against `copy_bidirectional`. Other \
              relays, HAProxy and nginx among them, are measured beside these by `benches/peers/run`.\n\n\
              ![Cost against copy_bidirectional](benchmarks.svg)\n",
-            machine()
+            machine(),
+            self.load,
+            load(),
         );
         for mode in Mode::ALL {
             let loops: Vec<Loop> = Loop::ALL.into_iter().filter(|who| who.has(mode)).collect();
@@ -169,7 +190,7 @@ impl Report {
 
     /// Bars: what each costs against copy_bidirectional. Shorter is better.
     fn picture(&self) -> String {
-        const COLOURS: [&str; 4] = ["#1f6f8b", "#5fb49c", "#9aa5b1", "#d9b08c"];
+        const COLOURS: [&str; 5] = ["#1f6f8b", "#5fb49c", "#8cc6e0", "#9aa5b1", "#d9b08c"];
         const UNIT: f64 = 260.0;
         const MOST: f64 = 1.6;
         let mut rows = String::new();
@@ -207,7 +228,7 @@ impl Report {
         }
         let mut legend = String::new();
         for (at, (who, colour)) in Loop::ALL.into_iter().zip(COLOURS).enumerate() {
-            let x = 206 + at * 120;
+            let x = 156 + at * 112;
             let _ = writeln!(
                 legend,
                 "<rect x='{x}' y='38' width='9' height='9' fill='{colour}'/>\
@@ -227,6 +248,12 @@ impl Report {
             end = y - 30.0
         )
     }
+}
+
+/// How many tasks ran or wanted to, on average over the last minute (proc(5)).
+fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// What it was measured on.

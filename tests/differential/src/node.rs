@@ -1,37 +1,34 @@
 //! A relay in a thread of this process, and what can be seen of it.
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
-use relay_core::admission::Limits;
-use relay_core::{Failure, Outcome};
+use relay_conformance::PATIENCE;
+use relay_core::{EndReason, Failure, Leg, Outcome};
 use relay_node::cli::Timeouts;
 use relay_node::control::{self, Command, Controller};
 use relay_node::crowd::Crowded;
 use relay_node::endpoint::Endpoint;
-use relay_node::inherited::Inherited;
-use relay_node::listen::{ListenOptions, listen};
-use relay_node::resolve::Backend;
-use relay_node::server::numbered;
 use relay_node::sessions::{SessionView, Stage};
-use relay_node::tls::Tls;
-use relay_node::{
-    Observer, Plan, Route, RouteId, Runtime, ServeError, Served, Server, SessionEnded, SessionTable,
-};
-use relay_tls::{Material, Pem};
+use relay_node::{Observer, Route, RouteId, Runtime, ServeError, Served, Server, SessionEnded, SessionTable};
 
-use crate::peer::PATIENCE;
+use crate::certificates::tls;
 
 /// What is known of a session that is over.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ended {
     /// Reasons, byte counts, and how each leg is closed.
     pub outcome: Outcome,
-    /// Why a dial failed, if one did.
+    /// Why a dial failed, if one did and the session was not aborted: an abort may come before it is known.
     pub dial_failure: Option<Failure>,
+    /// Whether the backend was ever connected.
+    pub was_connected: bool,
+    /// Who proved to be at the front.
+    pub identity: Option<String>,
+    /// What was wrong with the TLS of each leg, the front's first.
+    pub tls_errors: [Option<String>; 2],
 }
 
 #[derive(Debug, Default)]
@@ -48,7 +45,8 @@ struct Watch {
 
 impl Watch {
     fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().expect("no panic while it was held")
+        // a test that has failed has yet to end
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wait<T>(&self, what: &str, check: impl Fn(&Seen) -> Option<T>) -> T {
@@ -56,14 +54,22 @@ impl Watch {
         let (seen, _) = self
             .changed
             .wait_timeout_while(seen, PATIENCE, |seen| check(seen).is_none())
-            .expect("no panic while it was held");
+            .unwrap_or_else(PoisonError::into_inner);
         check(&seen).unwrap_or_else(|| panic!("{what}: {seen:?}"))
     }
 }
 
 impl Observer for Watch {
     fn session_ended(&self, ended: &SessionEnded<'_>) {
-        let ended = Ended { outcome: *ended.outcome, dial_failure: ended.dial_failure };
+        let ended = Ended {
+            outcome: *ended.outcome,
+            dial_failure: ended
+                .dial_failure
+                .filter(|_| ended.outcome.flows.front.reason != EndReason::Aborted),
+            was_connected: ended.back.is_some(),
+            identity: ended.identity(Leg::Front),
+            tls_errors: Leg::BOTH.map(|leg| ended.tls_error(leg).map(str::to_owned)),
+        };
         assert!(self.lock().ended.replace(ended).is_none(), "one session only");
         self.changed.notify_all();
     }
@@ -94,7 +100,8 @@ pub(crate) struct Node<'scope> {
     watch: Arc<Watch>,
     sessions: Arc<SessionTable>,
     controller: Controller,
-    thread: ScopedJoinHandle<'scope, Result<Served, ServeError>>,
+    /// Until it is joined.
+    thread: Option<ScopedJoinHandle<'scope, Result<Served, ServeError>>>,
 }
 
 impl<'scope> Node<'scope> {
@@ -103,26 +110,31 @@ impl<'scope> Node<'scope> {
         runtime: &'scope (impl Runtime + ?Sized),
         threads: usize,
         [from, to]: [&str; 2],
+        timeouts: &Timeouts,
     ) -> Self {
-        let listener =
-            listen(&from.parse().expect("an endpoint"), &ListenOptions::default(), &mut Inherited::none())
-                .expect("a listener");
-        let at = listener.local().clone();
-        let backend = Backend::new(&to.parse().expect("an endpoint")).expect("a backend");
-        let plan = Plan::new(at.clone(), backend, Some(tls()), &Timeouts::default()).expect("a plan");
+        let [listen, connect] = [from, to].map(|text| text.parse().expect("an endpoint"));
+        let route = Route::open(&listen, &connect, Some(tls()), timeouts).expect("a route");
+        let at = route.listener.local().clone();
         let (controller, commands) = control::channel().expect("a pair");
-        let (watch, sessions) = (Arc::new(Watch::default()), SessionTable::new());
-        let server = Server {
-            routes: numbered([Route { listener, plan: Arc::new(plan) }]),
-            sessions: Arc::clone(&sessions),
-            limits: Limits::default(),
-            threads: threads.try_into().ok(),
-            drain_timeout: Some(PATIENCE),
-            observer: Arc::clone(&watch) as Arc<dyn Observer>,
-            commands,
-        };
-        let thread = scope.spawn(move || runtime.serve(server));
+        let watch = Arc::new(Watch::default());
+        let observer = Arc::clone(&watch) as Arc<dyn Observer>;
+        let (threads, drain_timeout) = (threads.try_into().ok(), timeouts.drain);
+        let server = Server { threads, drain_timeout, observer, ..Server::new([route], commands) };
+        let sessions = Arc::clone(&server.sessions);
+        let thread = Some(scope.spawn(move || runtime.serve(server)));
         Self { at, watch, sessions, controller, thread }
+    }
+
+    /// Limits that nothing reaches.
+    pub(crate) const fn unlimited() -> Timeouts {
+        Timeouts {
+            dial: Some(PATIENCE),
+            handshake: Some(PATIENCE),
+            idle: None,
+            half_open: None,
+            lifetime: None,
+            drain: Some(PATIENCE),
+        }
     }
 
     /// Waits until its session is open and so many bytes, by the client and by the server, have gone
@@ -141,6 +153,16 @@ impl<'scope> Node<'scope> {
             let flow = if by_client { view.flows.front } else { view.flows.back };
             flow.read >= count
         });
+    }
+
+    /// Waits until its session is dialing, or open.
+    pub(crate) fn has_come_to(&self, stage: Stage) {
+        self.until("come to a stage", |view| view.stage == stage);
+    }
+
+    /// Waits until its session is over; its sockets may not be.
+    pub(crate) fn has_ended(&self) {
+        self.watch.wait("the session ends", |seen| seen.ended.is_some().then_some(()));
     }
 
     fn until(&self, what: &str, wanted: impl Fn(&SessionView) -> bool) {
@@ -172,31 +194,21 @@ impl<'scope> Node<'scope> {
     }
 
     /// How the session ended, and what the relay says at its own end.
-    pub(crate) fn finish(self) -> (Ended, Served) {
+    pub(crate) fn finish(mut self) -> (Ended, Served) {
         let ended = self.watch.wait("the session ends", |seen| seen.ended.clone());
         self.controller.send(Command::Drain);
-        let served = self.thread.join().expect("no panic").expect("no failure of the loop");
+        let thread = self.thread.take().expect("not joined yet");
+        let served = thread.join().expect("no panic").expect("no failure of the loop");
         assert!(self.sessions.is_empty());
         (ended, served)
     }
 }
 
-/// Certificates for the middle of the road, made once.
-fn tls() -> &'static Arc<Tls> {
-    static TLS: OnceLock<Arc<Tls>> = OnceLock::new();
-    TLS.get_or_init(|| {
-        let mut authority = CertificateParams::default();
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key");
-        let ca = authority.self_signed(&key).expect("a certificate").pem();
-        let issuer = Issuer::new(authority, key);
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::IpAddress([127, 0, 0, 1].into())];
-        let key = KeyPair::generate().expect("a key");
-        let cert = params.signed_by(&key, &issuer).expect("a certificate").pem();
-        let key = key.serialize_pem();
-        let pem = |file, text| Pem { file, bytes: str::as_bytes(text) };
-        let material = Material::from_pem(pem("cert", &cert), pem("key", &key), pem("ca", &ca)).expect("PEM");
-        Arc::new(Tls::new(&material, &[]).expect("TLS settings"))
-    })
+impl Drop for Node<'_> {
+    /// Where a test fails its relays are still there, and whoever has made them waits for them.
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.controller.send(Command::Abort);
+        }
+    }
 }

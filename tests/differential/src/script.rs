@@ -30,6 +30,8 @@ pub enum Kind {
     Unix,
     /// TCP.
     Tcp,
+    /// Mutual TLS on TCP; of a client only.
+    Tls,
 }
 
 /// How bytes get from the client to the server.
@@ -66,6 +68,71 @@ pub enum Step {
     Drain(bool),
 }
 
+impl Step {
+    /// Whether nothing comes after it.
+    pub(crate) const fn is_last(self) -> bool {
+        match self {
+            Self::Close(_) | Self::Reset(_) | Self::End(_) | Self::Abort(_) => true,
+            Self::Send(..) | Self::Receive(_) | Self::Transfer(..) | Self::HalfClose(_) | Self::Drain(_) => {
+                false
+            }
+        }
+    }
+
+    /// Whether only the peers take part in it, and wait for each other.
+    const fn is_among_peers(self) -> bool {
+        !self.is_last() && !matches!(self, Self::Drain(_))
+    }
+}
+
+/// What ends the wait for a backend that is not there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Absence {
+    /// The dial timeout. With one relay only: another one might be told before it has looked.
+    Timeout,
+    /// The operator lets the relay drain.
+    Drain,
+    /// The operator ends the session.
+    End,
+    /// The operator aborts the relay.
+    Abort,
+}
+
+/// Somebody at a TLS front who does not get in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stranger {
+    /// It has no certificate.
+    Nameless,
+    /// It has one of another authority.
+    Foreign,
+    /// It speaks HTTP.
+    Plaintext,
+    /// It says nothing; the handshake timeout ends it.
+    Silent,
+}
+
+/// What the script is about, if not only about its steps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Plot {
+    /// The steps, with no limit that is ever reached.
+    Steps,
+    /// After the steps, as far as they leave the session open, the first relay or the last drains, and its
+    /// deadline comes.
+    Deadline(bool),
+    /// There is no backend; no steps.
+    Absent(Absence),
+    /// One relay and no steps: nobody says anything until the idle timer has fired.
+    Idle,
+    /// One relay and no steps: the client sends so many bytes and ends, the server says nothing until the
+    /// half-open timer has fired.
+    HalfOpen(usize),
+    /// One relay with a TLS front, and no steps.
+    Refused(Stranger),
+    /// No steps: this one, by TCP, sends so many bytes and resets; the other one, by TCP with little room,
+    /// reads only once all sessions are over.
+    LastBytes(Side, usize),
+}
+
 /// All of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Script {
@@ -73,16 +140,44 @@ pub struct Script {
     pub road: Road,
     /// With how many threads.
     pub threads: usize,
+    /// What about.
+    pub plot: Plot,
     /// What.
     pub steps: Vec<Step>,
+}
+
+impl Script {
+    /// What a plot needs of its road, and no steps where there is no place for them.
+    #[must_use]
+    pub fn fitting(mut self) -> Self {
+        match self.plot {
+            Plot::Deadline(_) if self.road.middle.is_none() => {
+                self.plot = Plot::Deadline(true); // the only one is the last one
+                return self;
+            }
+            Plot::Steps | Plot::Deadline(_) => return self,
+            Plot::Absent(Absence::Timeout) | Plot::Idle | Plot::HalfOpen(_) => self.road.middle = None,
+            Plot::Absent(_) => {}
+            Plot::Refused(_) => self.road = Road { front: Kind::Tls, middle: None, ..self.road },
+            Plot::LastBytes(..) => self.road = Road { front: Kind::Tcp, back: Kind::Tcp, ..self.road },
+        }
+        self.steps.clear();
+        self
+    }
 }
 
 fn sides() -> impl Strategy<Value = Side> {
     prop_oneof![Just(Side::Client), Just(Side::Server)]
 }
 
-fn kinds() -> impl Strategy<Value = Kind> {
-    prop_oneof![Just(Kind::Unix), Just(Kind::Tcp)]
+fn roads() -> impl Strategy<Value = Road> {
+    let fronts = prop_oneof![2 => Just(Kind::Unix), 2 => Just(Kind::Tcp), 1 => Just(Kind::Tls)];
+    let backs = prop_oneof![Just(Kind::Unix), Just(Kind::Tcp)];
+    (fronts, backs, proptest::option::of(any::<bool>())).prop_map(|(front, back, middle)| Road {
+        front,
+        back,
+        middle,
+    })
 }
 
 fn steps() -> impl Strategy<Value = Step> {
@@ -102,13 +197,34 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn plots() -> impl Strategy<Value = Plot> {
+    let absences = vec![Absence::Timeout, Absence::Drain, Absence::End, Absence::Abort];
+    let strangers = vec![Stranger::Nameless, Stranger::Foreign, Stranger::Plaintext, Stranger::Silent];
+    prop_oneof![
+        16 => Just(Plot::Steps),
+        2 => any::<bool>().prop_map(Plot::Deadline),
+        2 => prop::sample::select(absences).prop_map(Plot::Absent),
+        1 => Just(Plot::Idle),
+        1 => (1..60_000_usize).prop_map(Plot::HalfOpen),
+        2 => prop::sample::select(strangers).prop_map(Plot::Refused),
+        2 => (sides(), 20_000..60_000_usize).prop_map(|(side, len)| Plot::LastBytes(side, len)),
+    ]
+}
+
 /// Any script.
 pub fn scripts() -> impl Strategy<Value = Script> {
-    let roads = (kinds(), kinds(), proptest::option::of(any::<bool>()))
-        .prop_map(|(front, back, middle)| Road { front, back, middle });
-    (roads, 1..3_usize, vec(steps(), 0..12)).prop_map(|(road, threads, steps)| Script {
-        road,
-        threads,
-        steps,
+    (roads(), 1..3_usize, plots(), vec(steps(), 0..12))
+        .prop_map(|(road, threads, plot, steps)| Script { road, threads, plot, steps }.fitting())
+}
+
+/// Scripts without an operator, and without a client in TLS, in which the peers wait for nobody but each other:
+/// those that can be told to relays of which nothing can be asked while they run.
+pub fn scripts_among_peers() -> impl Strategy<Value = Script> {
+    let steps = vec(steps().prop_filter("among peers", |step| step.is_among_peers()), 0..12);
+    (roads(), 1..3_usize, steps).prop_map(|(mut road, threads, steps)| {
+        if road.front == Kind::Tls {
+            road.front = Kind::Tcp;
+        }
+        Script { road, threads, plot: Plot::Steps, steps }
     })
 }
