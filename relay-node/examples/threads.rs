@@ -21,7 +21,7 @@ use relay_node::failure::failure;
 use relay_node::sessions::{Seat, SessionView};
 use relay_node::socket::{Dialing, finish_connect, reset_on_close, start_connect};
 use relay_node::{
-    NodeCodec, Plan, Route, RouteId, Runtime, ServeError, Served, Server, SessionEnded, SessionId,
+    LegCodec, Plan, Route, RouteId, Runtime, ServeError, Served, Server, SessionEnded, SessionId,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::Socket;
@@ -221,7 +221,7 @@ fn run(shared: &Shared<'_>, seat: &Seat, front: Socket) {
 }
 
 /// How long this session may sleep.
-fn until(relay: &Relay<NodeCodec>, dial: &Dial, now: Instant) -> Duration {
+fn until(relay: &Relay<LegCodec>, dial: &Dial, now: Instant) -> Duration {
     let session = relay.next_timeout().map(|(at, _)| at);
     let next = [session, dial.dialer.next_timeout()].into_iter().flatten().min();
     next.map_or(TICK, |at| at.since(now).min(TICK))
@@ -233,7 +233,7 @@ struct Dial {
 }
 
 impl Dial {
-    fn go_on(&mut self, relay: &mut Relay<NodeCodec>, plan: &Plan, sockets: &mut Sockets, now: Instant) {
+    fn go_on(&mut self, relay: &mut Relay<LegCodec>, plan: &Plan, sockets: &mut Sockets, now: Instant) {
         self.dialer.handle_timeout(now);
         if self.dialer.trying().is_none() {
             self.begun = None;

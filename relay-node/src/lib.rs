@@ -28,7 +28,6 @@ mod check;
 pub mod cli;
 pub mod clock;
 pub mod closing;
-pub mod codec;
 pub mod control;
 pub mod crowd;
 mod demo;
@@ -78,8 +77,8 @@ mod uri;
 mod watch;
 mod words;
 
-pub use codec::NodeCodec;
 pub use observer::{Observer, SessionEnded};
 pub use program::main;
+pub use relay_tls::LegCodec;
 pub use server::{Label, Plan, Route, Runtime, ServeError, Served, Server};
 pub use sessions::{RouteId, SessionId, SessionTable};

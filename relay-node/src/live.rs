@@ -10,13 +10,13 @@ use socket2::Socket;
 
 use crate::acceptor::{Accepted, Place, Report};
 use crate::closing::Closing;
-use crate::codec::NodeCodec;
 use crate::observer::{Observer, SessionEnded};
 use crate::pipes::Stock;
 use crate::reserve::Reserve;
 use crate::sessions::Seat;
 use crate::socket::{self, Dialing};
 use crate::transport::{Sockets, Turn};
+use relay_tls::LegCodec;
 
 /// Bytes that a session may move before others have their turn. A TLS record takes some microseconds
 /// to seal or open, so a message that finds one busy stream before it waits for about a tenth of a
@@ -74,7 +74,7 @@ struct Dial {
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Live {
-    relay: Relay<NodeCodec>,
+    relay: Relay<LegCodec>,
     io: Sockets,
     ready: PerLeg<Ready>,
     seat: Arc<Seat>,

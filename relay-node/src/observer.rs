@@ -10,13 +10,13 @@ use relay_core::admission::Shut;
 use relay_core::{EndReason, Failure, Leg, Outcome, Timer};
 
 use crate::advice::{self, advice};
-use crate::codec::NodeCodec;
 use crate::crowd::Crowded;
 use crate::endpoint::Endpoint;
 use crate::noise::{self, Tell};
 use crate::server::{Label, Plan};
 use crate::sessions::{self, RouteId, SessionId};
 use crate::socket::Peer;
+use relay_tls::LegCodec;
 
 /// Told by loops what happens. Called from loops: must not wait.
 pub trait Observer: fmt::Debug + Send + Sync {
@@ -53,9 +53,9 @@ pub struct SessionEnded<'a> {
     /// How it ended, and how much was moved.
     pub outcome: &'a Outcome,
     /// The accepted leg's framing.
-    pub front: Option<&'a NodeCodec>,
+    pub front: Option<&'a LegCodec>,
     /// The dialed leg's, if it came to be connected.
-    pub back: Option<&'a NodeCodec>,
+    pub back: Option<&'a LegCodec>,
     /// Why the last attempt to dial failed, if one did.
     pub dial_failure: Option<Failure>,
     /// From accept to end.
@@ -63,7 +63,7 @@ pub struct SessionEnded<'a> {
 }
 
 impl SessionEnded<'_> {
-    fn codec(&self, leg: Leg) -> Option<&NodeCodec> {
+    fn codec(&self, leg: Leg) -> Option<&LegCodec> {
         match leg {
             Leg::Front => self.front,
             Leg::Back => self.back,

@@ -13,7 +13,6 @@ use relay_migration::{Channel, Key};
 use relay_tls::CodecError;
 
 use crate::cli::Timeouts;
-use crate::codec::NodeCodec;
 use crate::control::Commands;
 use crate::endpoint::Endpoint;
 use crate::inherited::Inherited;
@@ -22,6 +21,7 @@ use crate::observer::{LogObserver, Observer};
 use crate::resolve::Backend;
 use crate::sessions::{RouteId, SessionTable};
 use crate::tls::Tls;
+use relay_tls::LegCodec;
 
 /// Plaintext bytes that a flow may hold: sixteen TLS records, and about what a unix socket hands
 /// over at once (net.core.wmem_default, 212,992 bytes).
@@ -257,19 +257,19 @@ impl Plan {
 
     /// The framing of a connection just accepted.
     #[must_use]
-    pub fn front_codec(&self) -> NodeCodec {
-        self.front.as_ref().map_or(NodeCodec::Plain, |tls| NodeCodec::tls(tls.present().server.codec()))
+    pub fn front_codec(&self) -> LegCodec {
+        self.front.as_ref().map_or(LegCodec::Plain, |tls| LegCodec::tls(tls.present().server.codec()))
     }
 
     /// The framing of a backend just connected.
     ///
     /// # Errors
     /// If the random number generator fails; the host was checked by [`new`](Self::new).
-    pub fn back_codec(&self) -> Result<NodeCodec, CodecError> {
+    pub fn back_codec(&self) -> Result<LegCodec, CodecError> {
         let host = self.backend.endpoint().host_port().map(|at| at.host.to_string());
         match (&self.back, host) {
-            (Some(tls), Some(host)) => tls.present().client.codec(&host).map(NodeCodec::tls),
-            _ => Ok(NodeCodec::Plain),
+            (Some(tls), Some(host)) => tls.present().client.codec(&host).map(LegCodec::tls),
+            _ => Ok(LegCodec::Plain),
         }
     }
 }

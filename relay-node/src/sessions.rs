@@ -335,11 +335,11 @@ mod tests {
 
     use super::*;
     use crate::cli::Timeouts;
-    use crate::codec::NodeCodec;
     use crate::resolve::Backend;
     use crate::server::Label;
     use relay_core::{Pool, Ready, Stop, Transport, TryError, pump};
     use relay_migration::Channel;
+    use relay_tls::LegCodec;
 
     fn plan(key: Option<&str>) -> Arc<Plan> {
         let backend = Backend::new(&"unix:@nobody".parse().expect("endpoint")).expect("backend");
@@ -408,10 +408,10 @@ mod tests {
         };
         assert_eq!(view().stage, Stage::Handshake, "until its loop has looked at it");
         let now = table.clock().now();
-        let mut relay = Relay::new(*seat.plan().config(), NodeCodec::Plain, now);
+        let mut relay = Relay::new(*seat.plan().config(), LegCodec::Plain, now);
         seat.meter().update(&relay);
         assert_eq!(view().stage, Stage::Dialing);
-        relay.connected(now, NodeCodec::Plain);
+        relay.connected(now, LegCodec::Plain);
         let mut io = Short(Some(b"0123456789"));
         let (mut ready, mut pool) = (PerLeg::both(Ready::BOTH), Pool::default());
         while table.clock().now() == now {}

@@ -24,7 +24,7 @@
 //! # Ok(())
 //! # }
 //! ```
-//! [`TlsCodec`] then speaks through the trait; [`TlsCodec::info`] says who is there once the
+//! [`TlsCodec`] then speaks through the trait, and [`LegCodec`] does for legs of which some are plain; [`TlsCodec::info`] says who is there once the
 //! session is secured, [`TlsCodec::error_text`] why it ended.
 //!
 //! # Rules
@@ -47,6 +47,7 @@ mod frame;
 mod hooks;
 mod identity;
 mod kernel;
+mod leg_codec;
 mod material;
 mod peer;
 mod pem;
@@ -62,6 +63,7 @@ pub use codec::TlsCodec;
 pub use config::{ClientTls, ClientTlsBuilder, DataPath, ServerTls, ServerTlsBuilder};
 pub use error::{Cause, CodecError, MaterialError};
 pub use identity::{Identity, IdentityError};
+pub use leg_codec::LegCodec;
 pub use material::Material;
 pub use peer::{Name, PeerInfo};
 pub use pem::Pem;

@@ -7,9 +7,9 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use relay_core::{Config, Instant, Leg, Outcome, PerLeg, Pumped, Ready, Relay, Stats, Stop, pump};
-use relay_node::NodeCodec;
 use relay_node::failure::failure;
 use relay_node::live::BUDGET;
+use relay_tls::LegCodec;
 use relay_tls::SessionInfo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -29,7 +29,7 @@ pub struct Relayed<F, B> {
     pub front: F,
     /// The dialed one.
     pub back: B,
-    relay: Relay<NodeCodec>,
+    relay: Relay<LegCodec>,
     notes: PerLeg<Notes>,
 }
 
@@ -276,8 +276,8 @@ struct Ends<F, K> {
 struct Session<F, K> {
     ends: Ends<F, K>,
     /// The framing of a back that is there, until it may be used.
-    back_codec: Option<NodeCodec>,
-    relay: Relay<NodeCodec>,
+    back_codec: Option<LegCodec>,
+    relay: Relay<LegCodec>,
     notes: PerLeg<Notes>,
     ready: PerLeg<Ready>,
     clock: Clock,
@@ -295,7 +295,7 @@ where
     F: AsyncRead + AsyncWrite + Unpin,
     K: Back,
 {
-    fn new(ends: Ends<F, K>, front: NodeCodec, back_codec: Option<NodeCodec>, config: Config) -> Self {
+    fn new(ends: Ends<F, K>, front: LegCodec, back_codec: Option<LegCodec>, config: Config) -> Self {
         let clock = Clock::start();
         Self {
             ends,

@@ -1,6 +1,6 @@
 //! One of the two streams, and what its bytes look like on the wire.
 
-use relay_node::NodeCodec;
+use relay_tls::LegCodec;
 use relay_tls::TlsCodec;
 
 /// A stream with its framing. Plaintext is asked for by name, as everywhere in relay.
@@ -10,14 +10,14 @@ use relay_tls::TlsCodec;
 #[derive(Debug)]
 pub struct Side<S> {
     pub(crate) stream: S,
-    pub(crate) codec: NodeCodec,
+    pub(crate) codec: LegCodec,
 }
 
 impl<S> Side<S> {
     /// Bytes as they are.
     #[must_use]
     pub const fn plain(stream: S) -> Self {
-        Self { stream, codec: NodeCodec::Plain }
+        Self { stream, codec: LegCodec::Plain }
     }
 
     /// TLS, as the server or as the client: `codec` comes fresh from
@@ -26,12 +26,12 @@ impl<S> Side<S> {
     /// accepted the connection does not matter to the framing.
     #[must_use]
     pub fn tls(stream: S, codec: TlsCodec) -> Self {
-        Self { stream, codec: NodeCodec::Tls(Box::new(codec)) }
+        Self { stream, codec: LegCodec::Tls(Box::new(codec)) }
     }
 
     /// Whether there is a handshake to complete before anything may move.
     #[must_use]
     pub const fn is_tls(&self) -> bool {
-        matches!(self.codec, NodeCodec::Tls(_))
+        matches!(self.codec, LegCodec::Tls(_))
     }
 }

@@ -1,56 +1,10 @@
 //! Two relays as a migration has them, plain → TLS ⇒ TLS → plain, with memory between them.
 
-use relay_core::codec::{Codec, Frame, Layout, Opened, Plain, Sealed};
-use relay_core::{Config, Failure, Leg, PerLeg, Pool, Pumped, Ready, Relay, Transport, TryError, pump};
+use relay_core::{Config, Leg, PerLeg, Pool, Pumped, Ready, Relay, Transport, TryError, pump};
 use relay_tls::testing::pki::Authority;
-use relay_tls::{ClientTls, ServerTls, TlsCodec};
+use relay_tls::{ClientTls, LegCodec, ServerTls};
 
 use crate::NOW;
-
-/// Either leg's framing.
-enum Either {
-    Plain(Plain),
-    Tls(Box<TlsCodec>),
-}
-
-macro_rules! either {
-    ($self:ident, $codec:ident => $call:expr) => {
-        match $self {
-            Self::Plain($codec) => $call,
-            Self::Tls($codec) => $call,
-        }
-    };
-}
-
-impl Codec for Either {
-    fn layout(&self) -> Layout {
-        either!(self, codec => codec.layout())
-    }
-    fn is_secured(&self) -> bool {
-        either!(self, codec => codec.is_secured())
-    }
-    fn frame(&mut self, wire: &[u8]) -> Result<Frame, Failure> {
-        either!(self, codec => codec.frame(wire))
-    }
-    fn open(&mut self, record: &mut [u8]) -> Result<Opened, Failure> {
-        either!(self, codec => codec.open(record))
-    }
-    fn seal(&mut self, slot: &mut [u8], payload: usize) -> Result<Sealed, Failure> {
-        either!(self, codec => codec.seal(slot, payload))
-    }
-    fn control_pending(&self) -> usize {
-        either!(self, codec => codec.control_pending())
-    }
-    fn take_control(&mut self, out: &mut [u8]) -> usize {
-        either!(self, codec => codec.take_control(out))
-    }
-    fn close(&mut self) {
-        either!(self, codec => codec.close());
-    }
-    fn transport_eof(&mut self) -> Result<(), Failure> {
-        either!(self, codec => codec.transport_eof())
-    }
-}
 
 /// What one relay has sent the other and that one has not read.
 #[derive(Default)]
@@ -159,11 +113,11 @@ impl Pair {
     /// If fewer arrive.
     pub fn relay(&self, bytes: usize, pool: &mut Pool) {
         let config = |secure| Config { secure, ..Config::new(256 << 10) };
-        let mut source = Relay::new(config(PerLeg::new(false, true)), Either::Plain(Plain), NOW);
+        let mut source = Relay::new(config(PerLeg::new(false, true)), LegCodec::Plain, NOW);
         let mut target =
-            Relay::new(config(PerLeg::new(true, false)), Either::Tls(Box::new(self.server.codec())), NOW);
+            Relay::new(config(PerLeg::new(true, false)), LegCodec::tls(self.server.codec()), NOW);
         let codec = self.client.codec("192.0.2.1").expect("a host");
-        source.connected(NOW, Either::Tls(Box::new(codec)));
+        source.connected(NOW, LegCodec::tls(codec));
         let (mut there, mut back) = (Wire::default(), Wire::default());
         let (mut left, mut taken) = (bytes, 0);
         let mut over = [false; 2];
@@ -188,12 +142,12 @@ impl Default for Pair {
 }
 
 /// Whether it is over.
-fn turn(relay: &mut Relay<Either>, io: &mut Io<'_>, pool: &mut Pool) -> bool {
+fn turn(relay: &mut Relay<LegCodec>, io: &mut Io<'_>, pool: &mut Pool) -> bool {
     if relay.outcome().is_some() {
         return true;
     }
     if relay.wants_connect() {
-        relay.connected(NOW, Either::Plain(Plain));
+        relay.connected(NOW, LegCodec::Plain);
     }
     let mut ready = PerLeg::both(Ready::BOTH);
     pump(relay, io, &mut ready, pool, NOW, 1 << 20) == Pumped::Done

@@ -5,8 +5,8 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use relay_core::{EndReason, Failure, Leg};
-use relay_node::NodeCodec;
 use relay_node::endpoint::Endpoint;
+use relay_tls::LegCodec;
 
 use crate::rig::{Authority, Node, Rig, Road, Scratch, Settings, Sink, dial, expect, receive_all, send_all};
 
@@ -53,7 +53,7 @@ fn client_hello(authority: &Authority) -> Vec<u8> {
         &relay_node::cli::Timeouts::default(),
     )
     .expect("plan");
-    let mut codec: NodeCodec = plan.back_codec().expect("codec");
+    let mut codec: LegCodec = plan.back_codec().expect("codec");
     let mut hello = vec![0; codec.control_pending()];
     let count = codec.take_control(&mut hello);
     hello.truncate(count);

@@ -9,12 +9,12 @@ use relay_tls::{Material, Pem};
 
 use super::*;
 use crate::cli::Timeouts;
-use crate::codec::NodeCodec;
 use crate::resolve::Backend;
 use crate::server::{Label as PlanLabel, Plan};
 use crate::sessions::{RouteId, Seat};
 use crate::socket::Peer;
 use lint::Page;
+use relay_tls::LegCodec;
 
 /// A daemon with certificates: whatever any program tells, it tells.
 fn metrics() -> Metrics {
@@ -71,11 +71,11 @@ impl Transport for Peers {
 }
 
 /// A session that received ten bytes and delivered seven.
-fn session(sessions: &Arc<SessionTable>, plan: &Arc<Plan>) -> (Relay<NodeCodec>, Seat, Pool) {
+fn session(sessions: &Arc<SessionTable>, plan: &Arc<Plan>) -> (Relay<LegCodec>, Seat, Pool) {
     let now = sessions.clock().now();
     let seat = sessions.enter(RouteId(1), Arc::clone(plan), Peer::Local, now);
-    let mut relay = Relay::new(*plan.config(), NodeCodec::Plain, now);
-    relay.connected(now, NodeCodec::Plain);
+    let mut relay = Relay::new(*plan.config(), LegCodec::Plain, now);
+    relay.connected(now, LegCodec::Plain);
     let mut pool = Pool::default();
     let mut peers = Peers { sent: Some(b"0123456789"), takes: 7 };
     pump(&mut relay, &mut peers, &mut PerLeg::both(Ready::BOTH), &mut pool, now, 100);

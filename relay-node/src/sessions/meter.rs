@@ -8,7 +8,7 @@ use relay_core::flow::Phase;
 use relay_core::{EndReason, Instant, Leg, Outcome, PerLeg, Relay, Timer};
 
 use crate::census::{Over, Records, Setup};
-use crate::codec::NodeCodec;
+use relay_tls::LegCodec;
 
 /// How far a session has come.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -26,7 +26,7 @@ pub enum Stage {
 impl Stage {
     const ALL: [Self; 4] = [Self::Handshake, Self::Dialing, Self::Open, Self::Closing];
 
-    fn of(relay: &Relay<NodeCodec>) -> Self {
+    fn of(relay: &Relay<LegCodec>) -> Self {
         let up = |leg| relay.session().is_up(leg);
         if relay.outcome().is_some() {
             Self::Closing
@@ -113,14 +113,14 @@ impl Meter {
     }
 
     /// Notes where the session stands. To be called after each turn.
-    pub fn update(&self, relay: &Relay<NodeCodec>) {
+    pub fn update(&self, relay: &Relay<LegCodec>) {
         let stats = relay.stats();
         for leg in Leg::BOTH {
             self.flows[leg].read.store(stats.read[leg], Ordering::Relaxed);
             self.flows[leg].delivered.store(stats.delivered[leg], Ordering::Release);
             let is_shut = relay.session().phase(leg) == Phase::Shut;
             self.flows[leg].is_shut.store(is_shut, Ordering::Relaxed);
-            if let Some(tls) = relay.codec(leg).and_then(NodeCodec::as_tls) {
+            if let Some(tls) = relay.codec(leg).and_then(LegCodec::as_tls) {
                 let (counts, meter) = (tls.record_counts(), &self.records[leg]);
                 meter.sealed.store(counts.sealed, Ordering::Relaxed);
                 meter.opened.store(counts.opened, Ordering::Relaxed);
@@ -174,7 +174,7 @@ pub(crate) fn correlation(id: &[u8]) -> String {
 }
 
 /// What is to be counted of a session that is over.
-fn over(relay: &Relay<NodeCodec>, outcome: &Outcome) -> Over {
+fn over(relay: &Relay<LegCodec>, outcome: &Outcome) -> Over {
     let reasons = PerLeg::new(outcome.flows.front.reason, outcome.flows.back.reason);
     // A leg that could not be brought up ends both directions, with one reason.
     let setup = |leg, timer| match reasons.front {
@@ -191,7 +191,7 @@ fn over(relay: &Relay<NodeCodec>, outcome: &Outcome) -> Over {
     };
     let up = |leg| relay.session().is_up(leg);
     let handshake = |leg| {
-        let has_tls = relay.codec(leg).and_then(NodeCodec::as_tls).is_some();
+        let has_tls = relay.codec(leg).and_then(LegCodec::as_tls).is_some();
         has_tls.then(|| if up(leg) { Setup::Done } else { setup(leg, Timer::Secure(leg)) })
     };
     let is_connected = relay.codec(Leg::Back).is_some();

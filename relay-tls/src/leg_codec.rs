@@ -1,20 +1,23 @@
-//! The framing of a node's legs: none or TLS, chosen for each leg when it comes up.
+//! The framing of a relay's legs: none or TLS, chosen for each leg when it comes up.
 
 use relay_core::codec::{Codec, Frame, Layout, Opened, Plain, Sealed};
 use relay_core::error::Failure;
-use relay_tls::TlsCodec;
+
+use crate::TlsCodec;
 
 /// See the [module](self).
 #[derive(Debug)]
-pub enum NodeCodec {
+pub enum LegCodec {
     /// Plaintext.
     Plain,
     /// TLS. In a box: most of a codec's state would otherwise be a plain leg's burden too.
     Tls(Box<TlsCodec>),
 }
 
-impl NodeCodec {
-    pub(crate) fn tls(codec: TlsCodec) -> Self {
+impl LegCodec {
+    /// A leg that speaks TLS.
+    #[must_use]
+    pub fn tls(codec: TlsCodec) -> Self {
         Self::Tls(Box::new(codec))
     }
 
@@ -28,7 +31,7 @@ impl NodeCodec {
     }
 }
 
-impl Codec for NodeCodec {
+impl Codec for LegCodec {
     fn layout(&self) -> Layout {
         match self {
             Self::Plain => Plain.layout(),
