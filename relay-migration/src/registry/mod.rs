@@ -21,6 +21,7 @@
 //! pass the events on
 //! ```
 
+mod busy;
 mod change;
 mod entry;
 mod input;
@@ -29,10 +30,11 @@ mod refusal;
 mod search;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use relay_core::Instant;
 
+use busy::Touched;
 use entry::{Entry, Lease, Wanted};
 use listener::{Listener, Stage};
 
@@ -63,6 +65,8 @@ pub struct Registry {
     network: Network,
     entries: BTreeMap<Name, Entry>,
     listeners: BTreeMap<ListenerId, Listener>,
+    /// Those that are not as they should be; see [`busy`].
+    busy: BTreeSet<ListenerId>,
     /// Sessions of each name that has any, of listeners that are closed, too.
     sessions: BTreeMap<Name, u64>,
     next_id: u64,
@@ -87,6 +91,7 @@ impl Registry {
             network: config.network,
             entries: BTreeMap::new(),
             listeners: BTreeMap::new(),
+            busy: BTreeSet::new(),
             sessions: BTreeMap::new(),
             next_id: 0,
             cursor: 0,
@@ -101,6 +106,8 @@ impl Registry {
     #[must_use = "whoever asked waits for the answer"]
     pub fn handle(&mut self, now: Instant, input: Input) -> Vec<Event> {
         let mut events = vec![];
+        let touched = self.touched_by(&input);
+        let before = self.listeners_of(&touched);
         match input {
             Input::Request(ticket, request) => self.on_request(now, ticket, request, &mut events),
             Input::Opened { id, port } => self.on_opened(now, id, port, &mut events),
@@ -127,6 +134,7 @@ impl Registry {
         if self.shutting_down && self.config.has_successor && self.open_count().sessions == 0 {
             self.remove_all(&mut events);
         }
+        self.note_busy(before, &touched);
         events
     }
 
@@ -145,6 +153,9 @@ impl Registry {
         for name in expired {
             self.remove(&name, &Refusal::Deleted, &mut events);
             events.push(Event::Expired(name));
+        }
+        if !events.is_empty() || self.past {
+            self.note_busy(vec![], &Touched::All);
         }
         events
     }
@@ -284,40 +295,6 @@ impl Registry {
 
 /// Demands.
 impl Registry {
-    /// What is to be done, all of it; in any order, except that the order given always works.
-    pub fn demands(&self) -> impl Iterator<Item = Demand> {
-        self.listeners.iter().filter_map(|(id, listener)| self.demand(*id, listener))
-    }
-
-    fn demand(&self, id: ListenerId, listener: &Listener) -> Option<Demand> {
-        match listener.stage {
-            Stage::Closed => None,
-            Stage::Closing => Some(Demand::Close { id }),
-            Stage::Opening => {
-                let in_the_way = |other: &Listener| other.stage == Stage::Closing && other.collides(listener);
-                let is_free = !self.listeners.values().any(in_the_way);
-                is_free.then(|| Demand::Open {
-                    id,
-                    name: listener.name.clone(),
-                    channel: listener.channel,
-                    listen: listener.listen.clone(),
-                    dial: listener.dial.clone(),
-                })
-            }
-            Stage::Open => {
-                let entry = self.entries.get(&listener.name)?;
-                let owner = entry
-                    .owner_wanted(id)
-                    .filter(|owner| listener.owner() != Some(*owner) && listener.own_refused != Some(*owner));
-                if let Some(owner) = owner {
-                    return Some(Demand::Own { id, owner });
-                }
-                let dial = entry.dial_wanted(id, listener.channel).filter(|dial| listener.dial != *dial)?;
-                Some(Demand::Route { id, dial })
-            }
-        }
-    }
-
     /// When [`handle_timeout`](Self::handle_timeout) is next to be called, and what for.
     #[must_use]
     pub fn next_timeout(&self) -> Option<(Instant, Timer)> {

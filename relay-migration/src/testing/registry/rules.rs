@@ -29,6 +29,8 @@ pub enum Rule {
     R9,
     /// What can be kept is kept: ports above all.
     R10,
+    /// What is demanded is what a look at every listener finds.
+    R11,
 }
 
 impl fmt::Display for Rule {
@@ -72,6 +74,11 @@ pub fn demand_that(rule: Rule, holds: bool, detail: impl FnOnce() -> String) -> 
 /// The first rule that is broken.
 pub fn always(world: &World) -> Result<(), Violation> {
     world.noticed()?;
+    let registry = &world.registry;
+    demand_that(Rule::R11, registry.demands().eq(registry.demands_of_all()), || {
+        let [some, all] = [registry.demands().collect(), registry.demands_of_all().collect::<Vec<_>>()];
+        format!("{some:?} of {all:?}")
+    })?;
     for name in world.registry.names() {
         let listening = in_force(world, name);
         let sockets = world.sockets_of(name);
