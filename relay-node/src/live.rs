@@ -6,6 +6,7 @@ use std::sync::Arc;
 use relay_core::admission::{Dialer, Stranger};
 use relay_core::bandwidth::Throttle;
 use relay_core::{Failure, Instant, Leg, Outcome, PerLeg, Pumped, Ready, Relay, Stop, pump_throttled};
+use relay_tls::TlsCodec;
 use socket2::Socket;
 
 use crate::acceptor::{Accepted, Place, Report};
@@ -164,6 +165,17 @@ impl Live {
     /// The limits of the rate have changed.
     pub fn relimit(&mut self) {
         self.throttle = self.seat.throttle();
+    }
+
+    /// Ends it if the peer of a leg would not be let in any more. Whether that is so.
+    pub fn review(&mut self, now: Instant) -> bool {
+        for leg in Leg::BOTH {
+            let tls = self.relay.codec(leg).and_then(NodeCodec::as_tls);
+            if let Some(why) = tls.and_then(TlsCodec::distrust) {
+                self.relay.distrusted(now, leg, why);
+            }
+        }
+        self.relay.outcome().is_some()
     }
 
     /// What is known of a leg's readiness; of a back that is not connected, nothing.
