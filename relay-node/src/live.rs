@@ -6,7 +6,6 @@ use std::sync::Arc;
 use relay_core::admission::{Dialer, Stranger};
 use relay_core::bandwidth::Throttle;
 use relay_core::{Failure, Instant, Leg, Outcome, PerLeg, Pumped, Ready, Relay, Stop, pump_throttled};
-use relay_tls::TlsCodec;
 use socket2::Socket;
 
 use crate::acceptor::{Accepted, Place, Report};
@@ -17,7 +16,7 @@ use crate::reserve::Reserve;
 use crate::sessions::Seat;
 use crate::socket::{self, Dialing};
 use crate::transport::{Sockets, Turn};
-use relay_tls::LegCodec;
+use relay_tls::{LegCodec, TlsCodec};
 
 /// Bytes that a session may move before others have their turn. A TLS record takes some microseconds
 /// to seal or open, so a message that finds one busy stream before it waits for about a tenth of a
@@ -170,7 +169,7 @@ impl Live {
     /// Ends it if the peer of a leg would not be let in any more. Whether that is so.
     pub fn review(&mut self, now: Instant) -> bool {
         for leg in Leg::BOTH {
-            let tls = self.relay.codec(leg).and_then(NodeCodec::as_tls);
+            let tls = self.relay.codec(leg).and_then(LegCodec::as_tls);
             if let Some(why) = tls.and_then(TlsCodec::distrust) {
                 self.relay.distrusted(now, leg, why);
             }
