@@ -30,5 +30,5 @@ pub use leg::{Leg, PerLeg};
 pub use pool::Pool;
 pub use pump::{Filled, Pumped, Ready, Transport, TryError, pump, pump_throttled};
 pub use relay::Relay;
-pub use session::{Close, Demand, EndReason, FlowEnd, Input, Outcome, Session, Stats, Stop, Timer};
+pub use session::{Close, Demand, Distrust, EndReason, FlowEnd, Input, Outcome, Session, Stats, Stop, Timer};
 pub use time::Instant;

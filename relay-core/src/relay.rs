@@ -6,7 +6,7 @@ use crate::error::Failure;
 use crate::leg::{Leg, PerLeg};
 use crate::link::Link;
 use crate::pool::Pool;
-use crate::session::{Input, Outcome, Session, Stats, Stop, Timer};
+use crate::session::{Distrust, Input, Outcome, Session, Stats, Stop, Timer};
 use crate::time::Instant;
 
 /// A [`Session`] with the bytes it counts. [`pump`](crate::pump::pump) makes it move.
@@ -94,6 +94,14 @@ impl<C: Codec> Relay<C> {
     /// The operator's wish.
     pub fn stop(&mut self, now: Instant, stop: Stop) {
         self.session.handle(now, Input::Stop(stop));
+    }
+
+    /// A leg's peer would not be let in any more. Does nothing unless that leg is secured: one that still has
+    /// to prove who it is will fail to, and a plain one has nothing to prove.
+    pub fn distrusted(&mut self, now: Instant, leg: Leg, why: Distrust) {
+        if self.session.config().secure[leg] && self.session.is_up(leg) {
+            self.session.handle(now, Input::Distrusted(leg, why));
+        }
     }
 
     /// Lets a timer fire that is due.

@@ -21,7 +21,7 @@ use crate::flow::{Event, Flow, Phase};
 use crate::leg::{Leg, PerLeg};
 use crate::time::Instant;
 
-pub use outcome::{Close, EndReason, FlowEnd, Outcome};
+pub use outcome::{Close, Distrust, EndReason, FlowEnd, Outcome};
 
 /// A fact, in the past tense.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -58,6 +58,9 @@ pub enum Input {
     WriteFailed(Leg, Failure),
     /// The operator's wish. A second one is harmless; an abort overrides a drain.
     Stop(Stop),
+    /// The peer of a leg that is secured would not be let in any more. Nothing more of it is taken, nor
+    /// given to it: both directions end at once.
+    Distrusted(Leg, Distrust),
 }
 
 /// How to end early.
@@ -241,6 +244,7 @@ impl Session {
                 self.drain_until = Some(self.drain_until.map_or(until, |known| known.min(until)));
             }
             Input::Stop(Stop::Abort) => self.give_up(EndReason::Aborted),
+            Input::Distrusted(leg, why) => self.on_distrusted(leg, why),
         }
         self.settle();
     }
@@ -350,6 +354,12 @@ impl Session {
             self.progress = now;
         }
         self.flows[leg.other()].apply(Event::SinkFailed, Some(EndReason::SinkFailed(failure)));
+    }
+
+    fn on_distrusted(&mut self, leg: Leg, why: Distrust) {
+        let proven = self.config.secure[leg] && self.legs[leg] == Reach::Up;
+        assert!(proven, "contract: Distrusted only of a peer that has proved who it is");
+        self.give_up(EndReason::Distrusted(leg, why));
     }
 
     fn give_up(&mut self, reason: EndReason) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use relay_core::codec::Plain;
 use relay_core::testing::toy::{Toy, ToyConfig};
-use relay_core::{Config, Failure, Input, Instant, Leg, PerLeg, Relay, Session, Stop};
+use relay_core::{Config, Distrust, Failure, Input, Instant, Leg, PerLeg, Relay, Session, Stop};
 
 const NOW: Instant = Instant::from_nanos(1_000);
 
@@ -99,6 +99,12 @@ fn shut_down_twice() {
 #[should_panic(expected = "contract: Full only while something is buffered, and once")]
 fn full_of_nothing() {
     session(&[UP, Input::Full(Leg::Front)]);
+}
+
+#[test]
+#[should_panic(expected = "contract: Distrusted only of a peer that has proved who it is")]
+fn a_plain_peer_is_distrusted() {
+    session(&[UP, Input::Distrusted(Leg::Front, Distrust::Revoked)]);
 }
 
 #[test]

@@ -42,6 +42,7 @@ const fn moves(action: Action) -> bool {
             | Input::ReadFailed(..)
             | Input::WriteFailed(..)
             | Input::Stop(_)
+            | Input::Distrusted(..)
             | Input::Held
             | Input::Released
             | Input::Queued

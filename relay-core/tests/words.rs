@@ -4,7 +4,7 @@ use std::fmt::{Debug, Display};
 
 use relay_core::admission::Shut;
 use relay_core::codec::Layout;
-use relay_core::{Close, EndReason, Failure, FlowEnd, Leg, Outcome, PerLeg, Timer};
+use relay_core::{Close, Distrust, EndReason, Failure, FlowEnd, Leg, Outcome, PerLeg, Timer};
 
 const FAILURES: [(Failure, &str); 19] = [
     (Failure::Reset, "reset"),
@@ -39,7 +39,7 @@ const TIMERS: [(Timer, &str); 8] = [
     (Timer::Drain, "drain"),
 ];
 
-const REASONS: [(EndReason, &str); 8] = [
+const REASONS: [(EndReason, &str); 11] = [
     (EndReason::Eof, "eof"),
     (EndReason::CloseNotify, "close-notify"),
     (EndReason::SourceFailed(Failure::Reset), "source-reset"),
@@ -48,6 +48,9 @@ const REASONS: [(EndReason, &str); 8] = [
     (EndReason::SetupFailed(Leg::Back, Failure::Refused), "back-setup-refused"),
     (EndReason::TimedOut(Timer::HalfOpen), "timeout-half-open"),
     (EndReason::Aborted, "aborted"),
+    (EndReason::Distrusted(Leg::Front, Distrust::Revoked), "front-revoked"),
+    (EndReason::Distrusted(Leg::Back, Distrust::Expired), "back-expired"),
+    (EndReason::Distrusted(Leg::Back, Distrust::Unverified), "back-unverified"),
 ];
 
 const SHUTS: [(Shut, &str); 4] = [

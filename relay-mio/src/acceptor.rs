@@ -92,6 +92,10 @@ impl Host for Loops {
         self.tell_all(|| ToWorker::Relimit);
     }
 
+    fn review(&mut self) {
+        self.tell_all(|| ToWorker::Review);
+    }
+
     fn abort(&mut self, which: Which) {
         self.tell_all(|| ToWorker::Abort(which));
     }

@@ -88,6 +88,8 @@ pub(crate) enum ToWorker {
     Beat(Beat),
     /// The limits of the rate have changed.
     Relimit,
+    /// Peers may not be trusted any more.
+    Review,
     /// The operator's wish, for these sessions.
     Abort(Which),
     /// The operator's wish, for every session.

@@ -154,6 +154,7 @@ impl Worker {
                 ToWorker::Beat(beat) => drop(beat),
                 ToWorker::Abort(which) => self.tell_those(which, Message::Abort),
                 ToWorker::Relimit => self.tell_all(Message::Relimit),
+                ToWorker::Review => self.tell_all(Message::Review),
                 ToWorker::Stop(stop) => self.tell_all(Message::Stop(stop)),
                 ToWorker::Quit => self.quit = true,
             }
@@ -246,10 +247,7 @@ impl Worker {
     }
 
     fn tell(&mut self, id: Id, message: Message) {
-        self.with(id, |session, desk| {
-            session.tell(message, desk);
-            true
-        });
+        self.with(id, |session, desk| session.tell(message, desk));
     }
 
     fn tell_those(&mut self, which: Which, message: Message) {

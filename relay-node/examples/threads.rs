@@ -102,7 +102,7 @@ impl Shared<'_> {
                 Command::Drain => Stop::Drain { until: self.server.drain_deadline(self.now()) },
                 Command::Abort => Stop::Abort,
                 // A thread for each session would sleep until its turn; this example leaves that out.
-                Command::Relimit => continue,
+                Command::Relimit | Command::Review => continue,
                 Command::Beat(beat) => {
                     beat.passed_on();
                     continue;

@@ -58,6 +58,9 @@ pub trait Host {
     /// Tells every session that the limits of the rate have changed.
     fn relimit(&mut self);
 
+    /// Tells every session that its peers may not be trusted any more.
+    fn review(&mut self);
+
     /// Tells these to end at once.
     fn abort(&mut self, which: Which);
 }
@@ -288,6 +291,7 @@ impl<H: Host> Acceptor<H> {
                 }
                 Command::End(id) => self.host.abort(Which::Session(id)),
                 Command::Relimit => self.host.relimit(),
+                Command::Review => self.host.review(),
                 Command::Beat(beat) => {
                     self.host.beat(&beat);
                     beat.passed_on();

@@ -43,6 +43,9 @@ pub enum Command {
     Beat(Beat),
     /// The limits of the rate have changed ([`Bandwidth`](crate::bandwidth::Bandwidth)).
     Relimit,
+    /// Of some peers it has come out that they would not be let in any more: end their sessions at once
+    /// ([`TlsCodec::distrust`](relay_tls::TlsCodec::distrust)).
+    Review,
     /// Accept nothing more, let open sessions finish until the drain timeout.
     Drain,
     /// End everything at once.
@@ -121,6 +124,7 @@ struct Queue {
     drain: bool,
     abort: bool,
     relimit: bool,
+    review: bool,
     /// That are waiting.
     beats: usize,
     /// Every writing end is gone.
@@ -141,6 +145,7 @@ impl Queue {
             Command::Drain => !std::mem::replace(&mut self.drain, true),
             Command::Abort => !std::mem::replace(&mut self.abort, true),
             Command::Relimit => !std::mem::replace(&mut self.relimit, true),
+            Command::Review => !std::mem::replace(&mut self.review, true),
             Command::Beat(_) if self.beats >= BEATS => false,
             Command::Beat(_) => {
                 self.beats += 1;
@@ -161,6 +166,7 @@ impl Queue {
             Command::Drain => self.drain = false,
             Command::Abort => self.abort = false,
             Command::Relimit => self.relimit = false,
+            Command::Review => self.review = false,
             Command::Beat(_) => self.beats -= 1,
             Command::End(id) => _ = self.ending.remove(id),
             Command::Open { .. } | Command::Close { .. } => {}
@@ -281,8 +287,9 @@ mod tests {
             controller.send(Command::End(SessionId(round % 3)));
             controller.send(Command::Abort);
             controller.send(Command::Relimit);
+            controller.send(Command::Review);
         }
-        assert_eq!(std::iter::from_fn(|| commands.next()).count(), 6);
+        assert_eq!(std::iter::from_fn(|| commands.next()).count(), 7);
         controller.send(Command::End(SessionId(1)));
         assert!(is_ready(&commands) && commands.next().is_some(), "said anew, it is asked for anew");
         for id in 0..ENDS as u64 + 10 {

@@ -33,6 +33,7 @@ pub mod crowd;
 mod demo;
 mod descriptors;
 pub mod endpoint;
+mod enforcement;
 pub mod failure;
 #[cfg(feature = "testing")]
 pub mod fuzz;

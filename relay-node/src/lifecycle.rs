@@ -19,6 +19,8 @@ pub enum Message {
     Evict,
     /// The limits of the rate have changed.
     Relimit,
+    /// Of some peers it has come out that they would not be let in any more.
+    Review,
     /// The operator's wish, for this one.
     Abort,
     /// The operator's wish, for every session.
@@ -87,21 +89,24 @@ impl Lifecycle {
         }
     }
 
-    /// Tells it what the acceptor has to say; it then has a turn.
-    pub fn tell(&mut self, message: Message, desk: &mut impl Desk) {
+    /// Tells it what the acceptor has to say. Whether it then has a turn: of thousands of sessions a review
+    /// is about a few.
+    pub fn tell(&mut self, message: Message, desk: &mut impl Desk) -> bool {
         let now = desk.now();
         if let Message::Stop(stop) = message {
             let end = closing::end(stop, now);
             self.end = Some(self.end.map_or(end, |known| known.min(end)));
         }
-        let State::Live(live) = &mut self.state else { return };
+        let State::Live(live) = &mut self.state else { return message != Message::Review };
         match message {
+            Message::Review => return live.review(now),
             Message::Dial(since) => live.may_dial(since, desk),
             Message::Evict => live.evict(now),
             Message::Relimit => live.relimit(),
             Message::Abort => live.stop(now, Stop::Abort),
             Message::Stop(stop) => live.stop(now, stop),
         }
+        true
     }
 
     /// Bytes have come, or there is room for some, or something is wrong. Whether it then has a turn: if it

@@ -16,7 +16,7 @@ use crate::reserve::Reserve;
 use crate::sessions::Seat;
 use crate::socket::{self, Dialing};
 use crate::transport::{Sockets, Turn};
-use relay_tls::LegCodec;
+use relay_tls::{LegCodec, TlsCodec};
 
 /// Bytes that a session may move before others have their turn. A TLS record takes some microseconds
 /// to seal or open, so a message that finds one busy stream before it waits for about a tenth of a
@@ -164,6 +164,17 @@ impl Live {
     /// The limits of the rate have changed.
     pub fn relimit(&mut self) {
         self.throttle = self.seat.throttle();
+    }
+
+    /// Ends it if the peer of a leg would not be let in any more. Whether that is so.
+    pub fn review(&mut self, now: Instant) -> bool {
+        for leg in Leg::BOTH {
+            let tls = self.relay.codec(leg).and_then(LegCodec::as_tls);
+            if let Some(why) = tls.and_then(TlsCodec::distrust) {
+                self.relay.distrusted(now, leg, why);
+            }
+        }
+        self.relay.outcome().is_some()
     }
 
     /// What is known of a leg's readiness; of a back that is not connected, nothing.

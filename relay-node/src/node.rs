@@ -73,6 +73,9 @@ pub(crate) fn run(
     let ((to_loops, commands), (wishes, wished)) = (pair()?, pair()?);
     let (post, inbox) = inbox::inbox().map_err(|e| Failed::at("could not make a socket pair", e))?;
     watch_signals(wishes)?;
+    if let Some(tls) = tls {
+        tls.enforce(to_loops.clone()).map_err(|e| Failed::at("could not start a thread", e))?;
+    }
     let mut legacy = asked.takeover.as_ref().map(Legacy::ask_for).transpose()?;
     let sessions = SessionTable::new();
     sessions.bandwidth().set(rates(asked, legacy.as_ref()));
@@ -301,7 +304,11 @@ impl Desk {
                     Command::Drain => self.manager.drain(),
                     Command::Abort => self.manager.abort(),
                     Command::Beat(beat) => self.manager.beat(beat),
-                    Command::Open { .. } | Command::Close { .. } | Command::End(_) | Command::Relimit => {}
+                    Command::Open { .. }
+                    | Command::Close { .. }
+                    | Command::End(_)
+                    | Command::Relimit
+                    | Command::Review => {}
                 }
             }
             if ready.network {

@@ -133,6 +133,9 @@ fn serve(
     let tls = begin(serving, files)?;
     let (controller, commands) =
         control::channel().map_err(|e| Failed::at("could not make a socket pair", e))?;
+    if let Some(tls) = &tls {
+        tls.enforce(controller.clone()).map_err(|e| Failed::at("could not start a thread", e))?;
+    }
     // Before anybody can connect: whoever sees us listening may stop us in good order.
     listen_for_signals(controller, tls.clone())?;
     let Opening { routes, answer } = open(tls.as_ref(), &mut inherited)?;

@@ -2,14 +2,17 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use relay_tls::{ClientTls, Identity, Material, MaterialError, PeerInfo, Pem, ServerTls};
 
 use crate::cli::TlsFiles;
+use crate::control::Controller;
+use crate::enforcement::Enforcement;
 use crate::metrics;
 
 /// What new sessions begin with. Sessions keep what they began with.
@@ -60,6 +63,8 @@ pub struct Tls {
     reloads: [AtomicU64; 2],
     /// Held while the files are read, so that of two reloads the later one's set stays.
     loading: Mutex<()>,
+    /// If open sessions are held to what is loaded.
+    enforcement: Option<Arc<Enforcement>>,
 }
 
 impl Tls {
@@ -68,8 +73,9 @@ impl Tls {
     /// # Errors
     /// A file that can't be read or is not what it should be.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let settings = read(&files)?;
-        Ok(Self { files: Some(files), ..Self::of(settings) })
+        let enforcement = files.revoke_live.then(Arc::<Enforcement>::default);
+        let settings = read(&files, enforcement.as_deref())?;
+        Ok(Self { files: Some(files), enforcement, ..Self::of(settings) })
     }
 
     /// Of material that is in memory; a reload leaves it as it is.
@@ -77,15 +83,26 @@ impl Tls {
     /// # Errors
     /// Material that can't be used.
     pub fn new(material: &Material, peers: &[Identity]) -> Result<Self, TlsError> {
-        settings(material, material, peers).map(Self::of)
+        settings(material, material, peers, None).map(Self::of)
     }
 
     fn of(settings: Settings) -> Self {
         let (reloads, loading) = Default::default();
-        Self { files: None, present: Mutex::new(settings), reloads, loading }
+        Self { files: None, present: Mutex::new(settings), reloads, loading, enforcement: None }
     }
 
-    /// Reads the files again. All of the new set takes effect for new sessions, or none of it.
+    /// Has sessions of the node with this controller end once their peers would not be let in any more, if
+    /// [the files](TlsFiles::revoke_live) say so; otherwise does nothing. Starts a thread, once, that ends
+    /// when this is dropped.
+    ///
+    /// # Errors
+    /// If the thread can't be started.
+    pub fn enforce(&self, controller: Controller) -> io::Result<()> {
+        self.enforcement.as_ref().map_or(Ok(()), |enforcement| enforcement.tell(controller))
+    }
+
+    /// Reads the files again. All of the new set takes effect for new sessions, or none of it; with
+    /// [`TlsFiles::revoke_live`] open ones are held to it, too.
     ///
     /// # Errors
     /// As [`load`](Self::load); the old set stays.
@@ -93,7 +110,7 @@ impl Tls {
         if let Some(files) = &self.files {
             let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
             let [ok, failed] = &self.reloads;
-            let new = read(files).inspect_err(|_| metrics::count(failed))?;
+            let new = read(files, self.enforcement.as_deref()).inspect_err(|_| metrics::count(failed))?;
             *self.present.lock().unwrap_or_else(PoisonError::into_inner) = new;
             metrics::count(ok);
         }
@@ -115,7 +132,7 @@ impl Tls {
     }
 }
 
-fn read(files: &TlsFiles) -> Result<Settings, TlsError> {
+fn read(files: &TlsFiles, enforcement: Option<&Enforcement>) -> Result<Settings, TlsError> {
     let ca = PemFile::read(&files.ca)?;
     let crl = files.crl.as_deref().map(PemFile::read).transpose()?;
     let material = |cert: &Path, key: &Path| -> Result<Material, TlsError> {
@@ -128,7 +145,7 @@ fn read(files: &TlsFiles) -> Result<Settings, TlsError> {
     };
     let server = material(&files.cert, &files.key)?;
     let client = files.client.as_ref().map(|client| material(&client.cert, &client.key)).transpose()?;
-    let settings = settings(&server, client.as_ref().unwrap_or(&server), &files.peers)?;
+    let settings = settings(&server, client.as_ref().unwrap_or(&server), &files.peers, enforcement)?;
     tell(server.leaf(), client.as_ref().map(|_| "as a server"));
     if let Some(client) = &client {
         tell(client.leaf(), Some("as a client"));
@@ -164,10 +181,26 @@ fn trouble(leaf: &PeerInfo, now: SystemTime) -> Option<&'static str> {
     }
 }
 
-fn settings(server: &Material, client: &Material, peers: &[Identity]) -> Result<Settings, TlsError> {
+fn settings(
+    server: &Material,
+    client: &Material,
+    peers: &[Identity],
+    enforcement: Option<&Enforcement>,
+) -> Result<Settings, TlsError> {
+    let mut accepting = ServerTls::builder(server).peers(peers.iter().cloned());
+    let mut dialing = ClientTls::builder(client).peers(peers.iter().cloned());
+    if let Some(enforcement) = enforcement {
+        accepting = accepting.live_peers(enforcement.peers());
+        dialing = dialing.live_peers(enforcement.peers());
+    }
+    let (accepting, dialing) = (accepting.build()?, dialing.build()?);
+    // Before any session begins with them.
+    if let Some(enforcement) = enforcement {
+        enforcement.judge_by(&accepting, &dialing);
+    }
     Ok(Settings {
-        server: ServerTls::builder(server).peers(peers.iter().cloned()).build()?,
-        client: ClientTls::builder(client).peers(peers.iter().cloned()).build()?,
+        server: accepting,
+        client: dialing,
         dates: Dates {
             // Whichever peers will reject first.
             own: server.leaf().not_after().min(client.leaf().not_after()),

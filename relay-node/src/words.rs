@@ -25,13 +25,14 @@ pub(crate) fn of_end(reason: EndReason) -> String {
         | EndReason::CloseNotify
         | EndReason::Severed
         | EndReason::TimedOut(_)
+        | EndReason::Distrusted(..)
         | EndReason::Aborted => reason.to_string(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use relay_core::{Leg, Timer};
+    use relay_core::{Distrust, Leg, Timer};
 
     use super::*;
 
@@ -44,6 +45,7 @@ mod tests {
             (EndReason::SetupFailed(Leg::Back, Failure::Alert(48)), "back-setup-alert"),
             (EndReason::SetupFailed(Leg::Front, Failure::Rejected), "front-setup-rejected"),
             (EndReason::TimedOut(Timer::Dial), "timeout-dial"),
+            (EndReason::Distrusted(Leg::Back, Distrust::Expired), "back-expired"),
         ] {
             assert_eq!(of_end(reason), word);
         }

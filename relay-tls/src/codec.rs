@@ -2,7 +2,9 @@
 
 use core::fmt;
 use core::mem;
+use std::sync::Arc;
 
+use relay_core::Distrust;
 use relay_core::codec::{Codec, Frame, Layout, Opened, Sealed};
 use relay_core::error::Failure;
 
@@ -11,8 +13,9 @@ use crate::control::Control;
 use crate::engine::{Broken, Engine};
 use crate::error::Cause;
 use crate::explain;
-use crate::frame::{self, LAYOUT, PAYLOAD_MAX, Phase, Violation};
+use crate::frame::{self, LAYOUT, PAYLOAD_MAX, Phase, Violation, alert};
 use crate::hooks::Rejection;
+use crate::live_peers::{Enrolment, Standing, Verdict};
 use crate::peer::PeerInfo;
 use crate::provider::Provider;
 use crate::records::{Ended, FRUITLESS_MAX, Received, RecordCounts, Records};
@@ -49,6 +52,8 @@ pub struct TlsCodec {
     cause: Option<Cause>,
     /// Whose certificate was refused.
     rejected: Option<Box<PeerInfo>>,
+    /// How the peer stands, if it is to be judged again.
+    standing: Option<Arc<Standing>>,
 }
 
 enum State {
@@ -61,10 +66,22 @@ enum State {
 }
 
 /// What a handshake must know for what comes after it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub(crate) struct Options {
     pub(crate) provider: Provider,
     pub(crate) data_path: DataPath,
+    /// If the peer is to be judged again while the session is open.
+    pub(crate) enrolment: Option<Box<Enrolment>>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("provider", &self.provider)
+            .field("data_path", &self.data_path)
+            .field("enrolment", &self.enrolment.is_some())
+            .finish()
+    }
 }
 
 impl TlsCodec {
@@ -97,7 +114,20 @@ impl TlsCodec {
             error_text: None,
             cause: None,
             rejected: None,
+            standing: None,
         }
+    }
+
+    /// Whether the peer, once let in, would not be let in any more, and why; as the last
+    /// [review](crate::LivePeers::review) found. The words and the cause are then told as those of an
+    /// error. It is for the caller to end the session.
+    #[must_use]
+    pub fn distrust(&self) -> Option<Distrust> {
+        Some(self.verdict()?.why)
+    }
+
+    fn verdict(&self) -> Option<&Verdict> {
+        self.standing.as_ref()?.verdict()
     }
 
     /// Who is there and how the session is protected; once it is secured.
@@ -119,19 +149,19 @@ impl TlsCodec {
     /// A sentence for the error that ended the session.
     #[must_use]
     pub fn error_text(&self) -> Option<&str> {
-        self.error_text.as_deref()
+        self.error_text.as_deref().or_else(|| Some(self.verdict()?.words.as_str()))
     }
 
     /// The same, as far as somebody can do something about it.
     #[must_use]
-    pub const fn cause(&self) -> Option<Cause> {
-        self.cause
+    pub fn cause(&self) -> Option<Cause> {
+        self.cause.or_else(|| self.verdict()?.cause)
     }
 
     /// Whom the certificate names that we refused. Nothing says that it is true.
     #[must_use]
     pub fn rejected(&self) -> Option<&PeerInfo> {
-        self.rejected.as_deref()
+        self.rejected.as_deref().or_else(|| self.verdict()?.peer.as_deref())
     }
 
     /// Records of nothing but padding that a peer takes one after the other: what it counts besides is
@@ -224,17 +254,18 @@ impl TlsCodec {
         if engine.is_handshaking() {
             return Ok(());
         }
-        let options = *options;
-        let Some(info) = engine.info(options.provider) else {
+        let (provider, data_path) = (options.provider, options.data_path);
+        let entrant = options.enrolment.take().map(|enrolment| (enrolment, engine.peer_certificates()));
+        let Some(info) = engine.info(provider) else {
             // A peer must have a certificate that webpki took; a stricter reader may not.
             let text = String::from("peer's certificate is malformed");
             return Err(self.fail(Failure::Rejected, text));
         };
         self.info = Some(Box::new(info));
-        if let State::Handshake(engine, options) = mem::replace(&mut self.state, State::Failed) {
-            self.state = match options.data_path {
+        if let State::Handshake(engine, _) = mem::replace(&mut self.state, State::Failed) {
+            self.state = match data_path {
                 DataPath::Rustls => State::Rustls(engine),
-                DataPath::InPlace => match engine.into_records(options.provider) {
+                DataPath::InPlace => match engine.into_records(provider) {
                     Ok(records) => State::InPlace(Box::new(records)),
                     Err(text) => {
                         // Not secured after all: nothing can be sent or received.
@@ -244,7 +275,32 @@ impl TlsCodec {
                 },
             };
         }
+        if let Some((enrolment, certificates)) = entrant {
+            let entered = enrolment.enter(certificates);
+            self.standing = Some(entered.map_err(|verdict| self.refuse(verdict))?);
+        }
         Ok(())
+    }
+
+    /// The peer was let in by rules that are not the present ones any more, and those don't let it in.
+    fn refuse(&mut self, verdict: Verdict) -> Failure {
+        let Verdict { why, words, cause, peer } = verdict;
+        // Not secured after all.
+        self.info = None;
+        (self.cause, self.rejected) = (cause, peer);
+        let description = match why {
+            Distrust::Expired => alert::CERTIFICATE_EXPIRED,
+            Distrust::Revoked => alert::CERTIFICATE_REVOKED,
+            Distrust::Unverified => alert::CERTIFICATE_UNKNOWN,
+        };
+        match &mut self.state {
+            State::InPlace(records) => records.alert(description, &mut self.control),
+            State::Handshake(engine, _) | State::Rustls(engine) => {
+                engine.refuse(description, &mut self.control);
+            }
+            State::Failed => {}
+        }
+        self.fail(Failure::Rejected, words)
     }
 
     /// Our own record layer came to an end.

@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::error::{CodecError, MaterialError, Problem};
 use crate::hooks::ExporterTap;
 use crate::identity::Identity;
+use crate::live_peers::{Enrolment, Judge, LivePeers};
 use crate::material::Material;
 use crate::provider::Provider;
 use crate::verify::{Clients, Servers};
@@ -44,6 +45,7 @@ struct Common {
     provider: Provider,
     data_path: DataPath,
     records_per_key: u64,
+    live_peers: Option<LivePeers>,
     #[cfg(test)]
     only_suite: Option<rustls::CipherSuite>,
 }
@@ -56,13 +58,16 @@ impl Common {
             provider: Provider::default(),
             data_path: DataPath::default(),
             records_per_key: RECORDS_PER_KEY,
+            live_peers: None,
             #[cfg(test)]
             only_suite: None,
         }
     }
 
-    fn options(&self) -> Options {
-        Options { provider: self.provider, data_path: self.data_path }
+    /// `judge` is the verifier, for sessions whose peers are to be judged again.
+    fn options(&self, judge: Judge) -> Options {
+        let enrolment = self.live_peers.clone().map(|book| Enrolment { book, judge, host: None });
+        Options { provider: self.provider, data_path: self.data_path, enrolment: enrolment.map(Box::new) }
     }
 
     #[cfg(not(test))]
@@ -120,6 +125,13 @@ macro_rules! common_settings {
                 self
             }
 
+            /// Enters the peers of all sessions there, so that they can be judged again while their
+            /// sessions are open. Without this call nothing is kept of a peer's chain.
+            pub fn live_peers(mut self, peers: &LivePeers) -> Self {
+                self.0.live_peers = Some(peers.clone());
+                self
+            }
+
             #[cfg(test)]
             pub(crate) fn only_suite(mut self, suite: rustls::CipherSuite) -> Self {
                 self.0.only_suite = Some(suite);
@@ -150,10 +162,11 @@ impl ServerTlsBuilder {
         let certified = common.material.certified_key(&crypto).map_err(|error| unusable(&error))?;
         let clients =
             Clients::new(&common.material, common.peers.as_slice().into(), common.provider, crypto.clone())?;
+        let clients = Arc::new(clients);
         let mut config = ServerConfig::builder_with_provider(crypto)
             .with_protocol_versions(&[&version::TLS13])
             .map_err(|error| unusable(&error))?
-            .with_client_cert_verifier(Arc::new(clients))
+            .with_client_cert_verifier(clients.clone())
             .with_cert_resolver(resolver(certified));
         // Sessions are long: there is nothing to gain by resuming one, and a resumed one would skip
         // the checks of certificates that may have been revoked since.
@@ -166,7 +179,8 @@ impl ServerTlsBuilder {
         let config = Arc::new(config);
         // What a session could still complain about, it should complain about now.
         Engine::server(config.clone(), common.records_per_key).map_err(|error| unusable(&error))?;
-        Ok(ServerTls { config, options: common.options(), records_per_key: common.records_per_key })
+        let options = common.options(Judge::OfClients(clients.clone()));
+        Ok(ServerTls { config, clients, options, records_per_key: common.records_per_key })
     }
 }
 
@@ -189,21 +203,19 @@ impl ClientTlsBuilder {
         let certified = common.material.certified_key(&crypto).map_err(|error| unusable(&error))?;
         let servers =
             Servers::new(&common.material, common.peers.as_slice().into(), common.provider, crypto.clone())?;
+        let servers = Arc::new(servers);
         let mut config = ClientConfig::builder_with_provider(crypto)
             .with_protocol_versions(&[&version::TLS13])
             .map_err(|error| unusable(&error))?
             // Rustls' word for any verifier that is not exactly its own; this one wraps it.
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(servers))
+            .with_custom_certificate_verifier(servers.clone())
             .with_client_cert_resolver(resolver(certified));
         config.resumption = Resumption::disabled();
         config.enable_secret_extraction = true;
         config.key_log = Arc::new(ExporterTap);
-        Ok(ClientTls {
-            config: Arc::new(config),
-            options: common.options(),
-            records_per_key: common.records_per_key,
-        })
+        let options = common.options(Judge::OfServers(servers.clone()));
+        Ok(ClientTls { config: Arc::new(config), servers, options, records_per_key: common.records_per_key })
     }
 }
 
@@ -213,6 +225,7 @@ impl ClientTlsBuilder {
 #[derive(Clone)]
 pub struct ServerTls {
     config: Arc<ServerConfig>,
+    clients: Arc<Clients>,
     options: Options,
     records_per_key: u64,
 }
@@ -227,9 +240,13 @@ impl ServerTls {
     #[must_use]
     pub fn codec(&self) -> TlsCodec {
         match Engine::server(self.config.clone(), self.records_per_key) {
-            Ok(engine) => TlsCodec::new(engine, self.options),
+            Ok(engine) => TlsCodec::new(engine, self.options.clone()),
             Err(error) => TlsCodec::failed(format!("could not start a TLS session: {error}")),
         }
+    }
+
+    pub(crate) fn verifier(&self) -> &Arc<Clients> {
+        &self.clients
     }
 }
 
@@ -239,6 +256,7 @@ impl ServerTls {
 #[derive(Clone)]
 pub struct ClientTls {
     config: Arc<ClientConfig>,
+    servers: Arc<Servers>,
     options: Options,
     records_per_key: u64,
 }
@@ -262,9 +280,17 @@ impl ClientTls {
         };
         let name = ServerName::try_from(bare.to_owned())
             .map_err(|_| CodecError::InvalidHost { host: host.to_owned() })?;
+        let mut options = self.options.clone();
+        if let Some(enrolment) = &mut options.enrolment {
+            enrolment.host = Some(name.clone());
+        }
         let engine = Engine::client(self.config.clone(), name, self.records_per_key)
             .map_err(|error| CodecError::Setup { reason: error.to_string() })?;
-        Ok(TlsCodec::new(engine, self.options))
+        Ok(TlsCodec::new(engine, options))
+    }
+
+    pub(crate) fn verifier(&self) -> &Arc<Servers> {
+        &self.servers
     }
 }
 

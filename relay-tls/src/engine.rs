@@ -12,7 +12,7 @@ use relay_core::codec::Sealed;
 use relay_core::error::Failure;
 use rustls::client::UnbufferedClientConnection;
 use rustls::crypto::tls13::OkmBlock;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
 use rustls::{ClientConfig, CommonState, Error, ServerConfig};
@@ -243,6 +243,12 @@ impl Engine {
     /// Queues close_notify.
     pub(crate) fn close(&mut self, control: &mut Control) {
         process!(&mut self.connection, &mut self.unfinished, |status| close(status, control));
+    }
+
+    /// What the peer has shown, its own certificate first; once the handshake is complete.
+    pub(crate) fn peer_certificates(&self) -> Vec<CertificateDer<'static>> {
+        let certificates = self.state().peer_certificates().unwrap_or_default();
+        certificates.iter().map(|certificate| certificate.clone().into_owned()).collect()
     }
 
     /// What there is to tell; once the handshake is complete.

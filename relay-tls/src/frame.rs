@@ -29,6 +29,9 @@ pub(crate) mod alert {
     pub(crate) const UNEXPECTED_MESSAGE: u8 = 10;
     pub(crate) const BAD_RECORD_MAC: u8 = 20;
     pub(crate) const RECORD_OVERFLOW: u8 = 22;
+    pub(crate) const CERTIFICATE_REVOKED: u8 = 44;
+    pub(crate) const CERTIFICATE_EXPIRED: u8 = 45;
+    pub(crate) const CERTIFICATE_UNKNOWN: u8 = 46;
     pub(crate) const ILLEGAL_PARAMETER: u8 = 47;
     pub(crate) const DECODE_ERROR: u8 = 50;
     pub(crate) const INTERNAL_ERROR: u8 = 80;

@@ -48,6 +48,7 @@ mod hooks;
 mod identity;
 mod kernel;
 mod leg_codec;
+mod live_peers;
 mod material;
 mod peer;
 mod pem;
@@ -64,6 +65,7 @@ pub use config::{ClientTls, ClientTlsBuilder, DataPath, ServerTls, ServerTlsBuil
 pub use error::{Cause, CodecError, MaterialError};
 pub use identity::{Identity, IdentityError};
 pub use leg_codec::LegCodec;
+pub use live_peers::{LivePeers, Reviewed};
 pub use material::Material;
 pub use peer::{Name, PeerInfo};
 pub use pem::Pem;

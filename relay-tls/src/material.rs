@@ -30,10 +30,11 @@ struct Parts {
     key: Arc<PrivateKeyDer<'static>>,
     roots: Arc<RootCertStore>,
     lists: Vec<CertificateRevocationListDer<'static>>,
+    /// From when on each of the lists is out of date; unknown if it can't be read.
+    list_ends: Vec<Option<u64>>,
     leaf: PeerInfo,
-    /// When the first of the authorities ends, and when the first of the lists is out of date.
+    /// When the first of the authorities ends.
     authorities_end: Option<u64>,
-    lists_end: Option<u64>,
 }
 
 impl Material {
@@ -70,9 +71,9 @@ impl Material {
             key: Arc::new(private_key),
             roots: Arc::new(roots),
             lists: Vec::new(),
+            list_ends: Vec::new(),
             leaf,
             authorities_end,
-            lists_end: None,
         })))
     }
 
@@ -94,7 +95,7 @@ impl Material {
                 .map_err(|error| {
                     MaterialError::new(lists.file, line, Problem::BadList { reason: error.to_string() })
                 })?;
-            parts.lists_end = earliest(parts.lists_end, peer::next_update(&list));
+            parts.list_ends.push(peer::next_update(&list));
             parts.lists.push(list);
         }
         Ok(Self(Arc::new(parts)))
@@ -116,7 +117,12 @@ impl Material {
     /// lists.
     #[must_use]
     pub fn lists_end(&self) -> Option<u64> {
-        self.0.lists_end
+        self.0.list_ends.iter().flatten().min().copied()
+    }
+
+    /// From when on each of the lists counts as none, in seconds since 1970, if that can be read.
+    pub(crate) fn list_ends(&self) -> &[Option<u64>] {
+        &self.0.list_ends
     }
 
     pub(crate) fn roots(&self) -> &Arc<RootCertStore> {

@@ -146,6 +146,12 @@ impl fmt::Display for PeerInfo {
     }
 }
 
+/// Until when a certificate is valid, in seconds since 1970; `None` if it can't be read.
+pub(crate) fn not_after(der: &[u8]) -> Option<u64> {
+    let certificate = Certificate::from_der(der).ok()?;
+    Some(certificate.tbs_certificate().validity().not_after.to_unix_duration().as_secs())
+}
+
 /// From when on a revocation list is out of date, in seconds since 1970; `None` if it does not say.
 pub(crate) fn next_update(der: &[u8]) -> Option<u64> {
     let list = <CertificateList>::from_der(der).ok()?;

@@ -84,6 +84,7 @@ fn unusable(error: &dyn fmt::Display) -> MaterialError {
 pub(crate) struct Clients {
     webpki: Arc<dyn ClientCertVerifier>,
     expected: Expected,
+    list_ends: Vec<Option<u64>>,
 }
 
 impl Clients {
@@ -98,7 +99,13 @@ impl Clients {
             .enforce_revocation_expiration()
             .build()
             .map_err(|error| unusable(&error))?;
-        Ok(Self { webpki, expected: Expected { peers, provider } })
+        let list_ends = material.list_ends().to_vec();
+        Ok(Self { webpki, expected: Expected { peers, provider }, list_ends })
+    }
+
+    /// From when on each of the revocation lists counts as none, if that can be read.
+    pub(crate) fn list_ends(&self) -> &[Option<u64>] {
+        &self.list_ends
     }
 }
 
@@ -158,6 +165,7 @@ impl ClientCertVerifier for Clients {
 pub(crate) struct Servers {
     webpki: Arc<WebPkiServerVerifier>,
     expected: Expected,
+    list_ends: Vec<Option<u64>>,
 }
 
 impl Servers {
@@ -172,7 +180,13 @@ impl Servers {
             .enforce_revocation_expiration()
             .build()
             .map_err(|error| unusable(&error))?;
-        Ok(Self { webpki, expected: Expected { peers, provider } })
+        let list_ends = material.list_ends().to_vec();
+        Ok(Self { webpki, expected: Expected { peers, provider }, list_ends })
+    }
+
+    /// From when on each of the revocation lists counts as none, if that can be read.
+    pub(crate) fn list_ends(&self) -> &[Option<u64>] {
+        &self.list_ends
     }
 }
 

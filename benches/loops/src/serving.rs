@@ -49,6 +49,7 @@ fn node(runtime: &impl Runtime, directory: &Path, from: &str, to: &str) {
         ca: file("ca"),
         crl: None,
         peers: Vec::new(),
+        revoke_live: false,
     };
     let tls = Arc::new(Tls::load(files).expect("certificates"));
     let route = Route::open(&listen, &connect, Some(&tls), &Timeouts::default()).expect("a route");

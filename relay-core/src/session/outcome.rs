@@ -6,6 +6,27 @@ use super::Timer;
 use crate::error::Failure;
 use crate::leg::{Leg, PerLeg};
 
+/// Why a peer that had proved who it is would not be let in any more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Distrust {
+    /// A certificate of its chain has ended.
+    Expired,
+    /// A certificate of its chain was revoked.
+    Revoked,
+    /// Anything else: its authority is gone, its revocation status is not known, it is not whom we expect.
+    Unverified,
+}
+
+impl fmt::Display for Distrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+            Self::Unverified => "unverified",
+        })
+    }
+}
+
 /// Why a direction ended.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum EndReason {
@@ -25,6 +46,8 @@ pub enum EndReason {
     TimedOut(Timer),
     /// The operator aborted.
     Aborted,
+    /// This leg's peer, once let in, would not be let in any more.
+    Distrusted(Leg, Distrust),
 }
 
 impl EndReason {
@@ -46,6 +69,7 @@ impl fmt::Display for EndReason {
             Self::SetupFailed(leg, failure) => write!(f, "{leg}-setup-{failure}"),
             Self::TimedOut(timer) => write!(f, "timeout-{timer}"),
             Self::Aborted => f.write_str("aborted"),
+            Self::Distrusted(leg, why) => write!(f, "{leg}-{why}"),
         }
     }
 }

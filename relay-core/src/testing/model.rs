@@ -252,7 +252,7 @@ impl Model {
                 self.held = false;
                 self.last_progress = now;
             }
-            Input::Stop(Stop::Abort) => self.give_up(),
+            Input::Stop(Stop::Abort) | Input::Distrusted(..) => self.give_up(),
             Input::Stop(Stop::Drain { until }) => {
                 self.drain_until = Some(self.drain_until.map_or(until, |known| known.min(until)));
             }

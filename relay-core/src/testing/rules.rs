@@ -7,8 +7,9 @@ use std::string::String;
 
 use super::world::{Action, World};
 use crate::error::Failure;
+use crate::flow::Phase;
 use crate::leg::Leg;
-use crate::session::{Close, Demand, EndReason, Input, Stop, Timer};
+use crate::session::{Close, Demand, Distrust, EndReason, Input, Stop, Timer};
 use crate::time::Instant;
 
 /// A rule's name. S is safety of a session, L its liveness, B its bandwidth, C its courtesy; A is accepting, O the order of dialing,
@@ -31,6 +32,9 @@ pub enum Rule {
     S7,
     /// Timers fire neither early nor late; time never runs back.
     S8,
+    /// A peer that is trusted no longer ends what is open at once, in both directions, with a reason that says
+    /// whose peer it was.
+    S9,
     /// Not closed: there is a demand or a timer.
     L1,
     /// A demanded operation changes the state, and no sequence of them leads back.
@@ -117,6 +121,7 @@ pub fn check_step(before: &World, action: Action, after: &World) -> Result<(), V
     check_fins(after)?;
     check_final(before, after)?;
     check_resets(after)?;
+    check_distrust(before, action, after)?;
     check_order(before, action)?;
     check_timers(before, action, after)?;
     check_demand(after)?;
@@ -198,7 +203,7 @@ fn check_final(before: &World, after: &World) -> Result<(), Violation> {
 }
 
 /// One of each kind, for a session that must ignore them all.
-const EVERY_INPUT: [Input; 15] = [
+const EVERY_INPUT: [Input; 16] = [
     Input::Connected(Leg::Back),
     Input::Queued,
     Input::Turn(Instant::ZERO),
@@ -214,7 +219,27 @@ const EVERY_INPUT: [Input; 15] = [
     Input::WriteFailed(Leg::Back, Failure::Reset),
     Input::Stop(Stop::Abort),
     Input::Stop(Stop::Drain { until: Instant::ZERO }),
+    Input::Distrusted(Leg::Front, Distrust::Revoked),
 ];
+
+fn check_distrust(before: &World, action: Action, after: &World) -> Result<(), Violation> {
+    let Action::Do(Input::Distrusted(leg, why)) = action else { return Ok(()) };
+    let expected = EndReason::Distrusted(leg, why);
+    for flow in Leg::BOTH {
+        // one that was over has its own end
+        let is_over = before.session.phase(flow).is_final();
+        let reason = after.session.outcome().map(|outcome| outcome.flows[flow].reason);
+        let named = reason.is_some_and(|reason| is_over || reason == expected || !is_first(before, flow));
+        demand_that(Rule::S9, named, || format!("{flow}: {expected} ends it as {reason:?}"))?;
+    }
+    let moved = before.session.stats() != after.session.stats();
+    demand_that(Rule::S9, !moved, || "bytes were counted for a peer that is trusted no longer".into())
+}
+
+/// Whether nothing has gone wrong with a flow so far, so that what does now is the reason of its end.
+fn is_first(before: &World, flow: Leg) -> bool {
+    matches!(before.session.phase(flow), Phase::Open | Phase::Ended)
+}
 
 fn check_resets(after: &World) -> Result<(), Violation> {
     let Some(outcome) = after.session.outcome() else { return Ok(()) };
@@ -289,6 +314,7 @@ fn check_timers(before: &World, action: Action, after: &World) -> Result<(), Vio
                 | EndReason::SinkFailed(_)
                 | EndReason::Severed
                 | EndReason::SetupFailed(..)
+                | EndReason::Distrusted(..)
                 | EndReason::Aborted => None,
             };
             let quiet = after.now.since(before.model.last_progress);
@@ -318,6 +344,11 @@ const fn is_operation(input: Input) -> bool {
         | Input::Full(_)
         | Input::ReadFailed(..)
         | Input::WriteFailed(..) => true,
-        Input::Held | Input::Released | Input::Queued | Input::Turn(_) | Input::Stop(_) => false,
+        Input::Held
+        | Input::Released
+        | Input::Queued
+        | Input::Turn(_)
+        | Input::Stop(_)
+        | Input::Distrusted(..) => false,
     }
 }

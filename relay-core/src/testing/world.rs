@@ -8,7 +8,7 @@ use super::model::{Model, SourceEnd};
 use crate::config::Config;
 use crate::error::Failure;
 use crate::leg::{Leg, PerLeg};
-use crate::session::{Input, Session, Stop};
+use crate::session::{Distrust, Input, Session, Stop};
 use crate::time::Instant;
 
 /// What may happen beyond what is demanded.
@@ -20,7 +20,7 @@ pub struct Scope {
     pub faults: bool,
     /// The storage runs out of slots.
     pub full: bool,
-    /// The operator drains and aborts.
+    /// The operator drains and aborts, and peers that were let in are trusted no longer.
     pub stops: bool,
     /// Timers may be looked at early this often before the last expires.
     pub ticks: u8,
@@ -110,6 +110,11 @@ impl World {
         if self.stops_left > 0 && !self.is_closed() {
             inputs.push(Input::Stop(Stop::Drain { until: self.now + Duration::from_nanos(5) }));
             inputs.push(Input::Stop(Stop::Abort));
+            for leg in Leg::BOTH {
+                if self.model.config().secure[leg] && self.model.is_up(leg) {
+                    inputs.push(Input::Distrusted(leg, Distrust::Revoked));
+                }
+            }
         }
         let mut actions: Vec<_> = inputs.into_iter().map(Action::Do).collect();
         if let Some((at, _)) = self.session.next_timeout() {

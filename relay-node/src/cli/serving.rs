@@ -8,7 +8,7 @@ use clap::builder::ValueParser;
 use clap::{Arg, ArgMatches, Command};
 use relay_tls::Identity;
 
-use super::args::{all, endpoint, file, given, listed, many, one, text, those_given};
+use super::args::{all, endpoint, file, flag, given, listed, many, one, text, those_given};
 use crate::bandwidth::Rate;
 use crate::endpoint::Endpoint;
 use crate::logging::Format;
@@ -31,6 +31,8 @@ pub struct TlsFiles {
     /// Whom to expect at the other end, any of these. Empty: as a server whoever has a certificate
     /// of the authorities, as a client the host that was dialed.
     pub peers: Vec<Identity>,
+    /// Open sessions are held to certificates' dates, and to what a reload brings, as new ones are.
+    pub revoke_live: bool,
 }
 
 /// Certificate and key to show where we connect: KubeVirt has one pair for servers and one for clients.
@@ -118,6 +120,16 @@ impl Limit {
 pub(super) fn with_serving(command: Command) -> Command {
     command
         .args(tls_args())
+        .arg(
+            flag("revoke-live")
+                .requires("tls-cert")
+                .help_heading("TLS")
+                .help(
+                    "End open sessions, too, once their peer would not be let in any more: by what the files hold\n\
+                     after a reload (--tls-crl, --tls-ca), or because a certificate of its chain or a revocation\n\
+                     list has expired [default: a session is its peer's until it ends]",
+                ),
+        )
         .arg(
             one("max-sessions", "N", clap::value_parser!(u64).range(1..=1_000_000))
                 .help_heading("Limits")
@@ -222,7 +234,10 @@ pub(super) fn tls_files(
         (Some(cert), Some(key), Some(ca)) => {
             let client = path("tls-client-cert").zip(path("tls-client-key"));
             let client = client.map(|(cert, key)| ClientFiles { cert, key });
-            Ok(Some(TlsFiles { cert, key, client, ca, crl: path("tls-crl"), peers: all(matches, "peer") }))
+            let peers = all(matches, "peer");
+            // `check` has none.
+            let revoke_live = matches.try_get_one("revoke-live").ok().flatten().copied().unwrap_or(false);
+            Ok(Some(TlsFiles { cert, key, client, ca, crl: path("tls-crl"), peers, revoke_live }))
         }
         (cert, key, ca) => {
             let missing: Vec<_> =

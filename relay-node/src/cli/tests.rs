@@ -84,6 +84,30 @@ fn sockets_and_loops_are_as_wished() {
 const TLS: &str = "--tls-cert c --tls-key k --tls-ca a";
 
 #[test]
+fn revoke_live_is_for_whoever_relays_with_tls() {
+    let lines = [
+        "forward --listen tls:[::]:0 --connect unix:/x",
+        r#"source --key vm1 --base-dir /x --target h --ports {"1":0}"#,
+        "target --key vm1 --backend 0=/run/a",
+        "node --control unix:/c",
+    ];
+    for line in lines {
+        let asked = |more: &str| match run(&format!("{line} {TLS} {more}")) {
+            Ok(Action::Forward(asked)) => asked.tls,
+            Ok(Action::Source(asked)) => asked.tls,
+            Ok(Action::Target(asked)) => asked.tls,
+            Ok(Action::Node(asked)) => asked.tls,
+            other => panic!("{line}: {other:?}"),
+        };
+        let is_live = |more| asked(more).expect("TLS").revoke_live;
+        assert_eq!((is_live("--revoke-live"), is_live("")), (true, false), "{line}");
+        assert!(misuse(&format!("{line} --revoke-live")).contains("--tls-cert"), "{line}");
+    }
+    let message = misuse(&format!("check --connect tls:h:1 {TLS} --revoke-live"));
+    assert!(message.contains("--revoke-live"), "{message}");
+}
+
+#[test]
 fn a_source_is_a_key_a_directory_and_the_targets_ports() {
     let line = r#"source --key vm1 --base-dir /run/x/ --target [fd00::1] --ports {"1":0,"2":49152} --plain"#;
     let source = match run(line) {

@@ -45,6 +45,7 @@ impl Ended {
             | EndReason::CloseNotify
             | EndReason::Severed
             | EndReason::TimedOut(_)
+            | EndReason::Distrusted(..)
             | EndReason::Aborted => false,
         })
     }

@@ -187,6 +187,7 @@ fn over(relay: &Relay<LegCodec>, outcome: &Outcome) -> Over {
         | EndReason::Severed
         | EndReason::SetupFailed(..)
         | EndReason::TimedOut(_)
+        | EndReason::Distrusted(..)
         | EndReason::Aborted => Setup::Abandoned,
     };
     let up = |leg| relay.session().is_up(leg);

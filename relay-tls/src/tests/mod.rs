@@ -8,6 +8,7 @@ mod wire;
 mod handshake;
 mod identity;
 mod interop;
+mod live_peers;
 mod material;
 mod records;
 mod rejection;

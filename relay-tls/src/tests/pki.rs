@@ -74,7 +74,14 @@ impl Authority {
 
     /// An authority below this one; its certificate, to be appended to the chains it signs.
     pub(crate) fn intermediate(&self, name: &str) -> Self {
-        let params = ca_params(name);
+        self.intermediate_until(name, 1000, 2100)
+    }
+
+    /// The same with a serial number, valid until this year begins.
+    pub(crate) fn intermediate_until(&self, name: &str, serial: u64, year: i32) -> Self {
+        let mut params = ca_params(name);
+        params.serial_number = Some(SerialNumber::from(serial));
+        params.not_after = date_time_ymd(year, 1, 1);
         let key = KeyPair::generate().unwrap();
         let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
         Self { issuer: Issuer::new(params, key), pem }

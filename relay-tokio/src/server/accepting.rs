@@ -210,6 +210,12 @@ impl Host for Tasks {
         }
     }
 
+    fn review(&mut self) {
+        for handle in self.sessions.values() {
+            handle.mail.send(ToSession::Tell(Message::Review));
+        }
+    }
+
     fn abort(&mut self, which: Which) {
         for (id, handle) in &self.sessions {
             if which.is(*id, handle.route) {

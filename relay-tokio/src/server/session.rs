@@ -82,9 +82,8 @@ impl Session {
         let mut any = true;
         loop {
             for message in self.mail.take(cx) {
-                any = true;
                 match message {
-                    ToSession::Tell(message) => self.lifecycle.tell(message, &mut self.desk),
+                    ToSession::Tell(message) => any |= self.lifecycle.tell(message, &mut self.desk),
                     ToSession::Beat(beat) => drop(beat),
                 }
             }

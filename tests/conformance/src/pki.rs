@@ -3,10 +3,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason,
+    RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
@@ -100,8 +102,47 @@ impl Authority {
     #[must_use]
     pub fn issue_until(&self, common_name: &str, year: i32) -> Identity {
         let mut params = named(common_name);
-        params.not_before = date_time_ymd(2000, 1, 1);
         params.not_after = date_time_ymd(year, 1, 1);
+        self.sign(params)
+    }
+
+    /// The same with a serial number, until so many seconds after 1970 began.
+    ///
+    /// # Panics
+    /// If no key can be made.
+    #[must_use]
+    pub fn issue_numbered(&self, common_name: &str, serial: u64, until: Duration) -> Identity {
+        let mut params = named(common_name);
+        params.not_after = date_time_ymd(1970, 1, 1) + until;
+        params.serial_number = Some(SerialNumber::from(serial));
+        self.sign(params)
+    }
+
+    /// A list, PEM, on which the certificates with these serial numbers are.
+    ///
+    /// # Panics
+    /// If it can't be signed.
+    #[must_use]
+    pub fn revoke(&self, serials: &[u64]) -> String {
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: Some(RevocationReason::KeyCompromise),
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(2100, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).expect("a list").pem().expect("PEM")
+    }
+
+    fn sign(&self, mut params: CertificateParams) -> Identity {
+        params.not_before = date_time_ymd(2000, 1, 1);
         params.subject_alt_names = vec![
             SanType::IpAddress([127, 0, 0, 1].into()),
             SanType::IpAddress(std::net::Ipv6Addr::LOCALHOST.into()),

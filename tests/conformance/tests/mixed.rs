@@ -10,3 +10,5 @@ mod nodes;
 mod pairings;
 #[path = "resets.rs"]
 mod resets;
+#[path = "revocation.rs"]
+mod revocation;

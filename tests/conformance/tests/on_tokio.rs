@@ -26,6 +26,8 @@ mod pressure;
 mod reload;
 #[path = "resets.rs"]
 mod resets;
+#[path = "revocation.rs"]
+mod revocation;
 #[path = "service.rs"]
 mod service;
 #[path = "takeover.rs"]

@@ -19,7 +19,7 @@ use crate::leg::{Leg, PerLeg};
 use crate::pool::{LARGEST, Pool};
 use crate::pump::{Lane, Pumped, Ready, pump_throttled};
 use crate::relay::Relay;
-use crate::session::{Close, Demand, EndReason, Input, Outcome, Stop};
+use crate::session::{Close, Demand, Distrust, EndReason, Input, Outcome, Stop};
 use crate::time::Instant;
 
 /// A record of the largest size and what a codec puts before it.
@@ -318,6 +318,16 @@ impl<C: Codec> Conn<C> {
         self.runnable = true;
     }
 
+    /// A peer would not be let in any more, if it ever was.
+    pub(super) fn distrust(&mut self, leg: Leg, now: Instant) {
+        let secured = self.plan.secure[leg] && self.relay.session().is_up(leg);
+        self.relay.distrusted(now, leg, Distrust::Revoked);
+        if secured {
+            self.tell_model(now, Input::Distrusted(leg, Distrust::Revoked));
+        }
+        self.runnable = true;
+    }
+
     fn tell_model(&mut self, now: Instant, input: Input) {
         if let Some(model) = &mut self.model {
             model.handle(now, input);
@@ -572,6 +582,7 @@ impl<C: Codec> Conn<C> {
             | EndReason::SinkFailed(_)
             | EndReason::Severed
             | EndReason::TimedOut(_)
+            | EndReason::Distrusted(..)
             | EndReason::Aborted => false,
         };
         let wire = &self.net.wires[leg];

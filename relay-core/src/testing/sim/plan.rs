@@ -54,6 +54,8 @@ pub struct Faults {
     pub pipes: bool,
     /// But can't use them.
     pub no_splice: bool,
+    /// Peers that were let in are trusted no longer.
+    pub distrust: bool,
 }
 
 impl Faults {
@@ -65,7 +67,8 @@ impl Faults {
             || self.truncate
             || self.garbage
             || self.dial
-            || self.stop;
+            || self.stop
+            || self.distrust;
         let delays = self.stall || self.late;
         let misleads = self.stranger || self.hasty || self.impostor;
         !(ends || delays || misleads)
@@ -96,6 +99,7 @@ impl Faults {
             impostor: on(5),
             pipes: on(50),
             no_splice: on(5),
+            distrust: on(8),
         }
     }
 }

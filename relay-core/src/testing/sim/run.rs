@@ -141,6 +141,10 @@ impl<'a, F: Family> Sim<'a, F> {
             let stop = if self.rng.chance(30) { Stop::Abort } else { Stop::Drain { until } };
             self.conn.stop(stop, self.now);
         }
+        if faults.distrust && self.rng.below(self.plan.calm) == 0 {
+            let leg = if self.rng.chance(50) { Leg::Front } else { Leg::Back };
+            self.conn.distrust(leg, self.now);
+        }
         if faults.late && self.rng.chance(2) {
             self.now = self.now + Duration::from_millis(self.rng.next() % 3000);
             self.dialer.handle_timeout(self.now);
