@@ -17,7 +17,7 @@ use crate::control::{Beat, Command, Commands, Sessions};
 use crate::crowd::Crowd;
 use crate::endpoint::Endpoint;
 use crate::failure::is_of_one_connection;
-use crate::listen::Listener;
+use crate::listen::{Listener, WAITING_MAX};
 use crate::reserve::Reserve;
 use crate::server::{Plan, Route, Server};
 use crate::sessions::{RouteId, Seat, SessionId};
@@ -281,8 +281,11 @@ impl<H: Host> Acceptor<H> {
                     }
                 }
                 Command::Close { id, sessions } => {
-                    if let Some(number) = self.numbers.get(&id) {
-                        self.close(*number);
+                    if let Some(number) = self.numbers.get(&id).copied() {
+                        if sessions == Sessions::Keep {
+                            self.accept_last(number);
+                        }
+                        self.close(number);
                     }
                     match sessions {
                         Sessions::Keep => {}
@@ -337,6 +340,31 @@ impl<H: Host> Acceptor<H> {
         Ok(())
     }
 
+    /// Takes those who wait at a listener that is about to be closed, as far as the limits allow: their kernel
+    /// told them that they are connected, and closing would reset them.
+    fn accept_last(&mut self, number: ListenerId) {
+        let entrance = self.entrances[number.0].as_mut();
+        let Some(listener) = entrance.and_then(|entrance| entrance.listener.as_mut()) else { return };
+        if !listener.withdraw() {
+            return;
+        }
+        let now = self.clock.now();
+        for _ in 0..WAITING_MAX {
+            if !self.gate.may_accept_last(number) {
+                return;
+            }
+            match self.take(number, now, Gate::accepted_last) {
+                Ok(()) => {}
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    log::warn!(error:%; "connections that waited at a listener that is closed are reset");
+                    return;
+                }
+            }
+        }
+    }
+
     /// Closes a listener. Those who came by it keep their places.
     fn close(&mut self, number: ListenerId) {
         let Some(entrance) = &mut self.entrances[number.0] else { return };
@@ -363,10 +391,14 @@ impl<H: Host> Acceptor<H> {
     fn stop(&mut self, stop: Stop) {
         self.stopping = true;
         self.server.sessions.stopping();
-        self.gate.stop();
-        for number in 0..self.entrances.len() {
-            self.close(ListenerId(number));
+        for number in (0..self.entrances.len()).map(ListenerId) {
+            match stop {
+                Stop::Drain { .. } => self.accept_last(number),
+                Stop::Abort => {}
+            }
+            self.close(number);
         }
+        self.gate.stop();
         self.host.stop(stop);
     }
 
@@ -490,40 +522,56 @@ impl<H: Host> Acceptor<H> {
         self.timers.arm(Alarm::Gate, &mut self.gate_armed, self.gate.next_timeout());
     }
 
-    fn accept(&mut self, number: ListenerId, now: Instant) {
-        let Some(entrance) = &mut self.entrances[number.0] else { return self.gate.drained(number) };
-        let Some(listener) = &entrance.listener else { return self.gate.drained(number) };
-        let reserve = self.reserve.take().map_or_else(Reserve::new, Ok);
-        let accepted = reserve.and_then(|reserve| match listener.accept() {
-            Ok((socket, peer)) => Ok((socket, peer, reserve)),
+    /// Has a session begin for whoever waits at a listener, and tells the gate by `accepted`.
+    ///
+    /// # Errors
+    /// As accept(2), or if there is no descriptor for the backend. `WouldBlock` if nobody waits.
+    fn take(
+        &mut self,
+        number: ListenerId,
+        now: Instant,
+        accepted: fn(&mut Gate, Instant, ListenerId) -> Option<Stranger>,
+    ) -> io::Result<()> {
+        let nobody = io::Error::from(io::ErrorKind::WouldBlock);
+        let Some(entrance) = &mut self.entrances[number.0] else { return Err(nobody) };
+        let Some(listener) = &entrance.listener else { return Err(nobody) };
+        let reserve = self.reserve.take().map_or_else(Reserve::new, Ok)?;
+        let (socket, peer) = match listener.accept() {
+            Ok(connection) => connection,
             Err(error) => {
                 // Kept while nobody comes, but not while others may need it more.
                 self.reserve = Some(reserve).filter(|_| error.kind() == io::ErrorKind::WouldBlock);
-                Err(error)
+                return Err(error);
             }
-        });
-        match accepted {
-            Ok((socket, peer, reserve)) => {
-                let stranger = self.gate.accepted(now, number);
-                entrance.places += 1;
-                let place = Place { listener: number, ticket: entrance.order.accepted() };
-                let turn = entrance.give_turn(now, place.ticket);
-                let seat = self.server.sessions.enter(entrance.id, entrance.plan.present(), peer, now);
-                if let Some(stranger) = stranger {
-                    self.strangers.insert(stranger, seat.id());
-                }
-                if let Some(listen) = self.paused.take() {
-                    self.server.observer.accept_resumed(&listen);
-                }
-                self.host.begin(Accepted { socket, reserve, seat, place, stranger, turn });
-            }
+        };
+        let stranger = accepted(&mut self.gate, now, number);
+        entrance.places += 1;
+        let place = Place { listener: number, ticket: entrance.order.accepted() };
+        let turn = entrance.give_turn(now, place.ticket);
+        let seat = self.server.sessions.enter(entrance.id, entrance.plan.present(), peer, now);
+        if let Some(stranger) = stranger {
+            self.strangers.insert(stranger, seat.id());
+        }
+        if let Some(listen) = self.paused.take() {
+            self.server.observer.accept_resumed(&listen);
+        }
+        self.host.begin(Accepted { socket, reserve, seat, place, stranger, turn });
+        Ok(())
+    }
+
+    fn accept(&mut self, number: ListenerId, now: Instant) {
+        match self.take(number, now, Gate::accepted) {
+            Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.gate.drained(number),
             Err(error) if is_of_one_connection(&error) => self.gate.skipped(number),
             Err(error) => {
                 // What nobody knows is not tried again at once either.
                 self.server.sessions.tally().paused();
                 self.gate.exhausted(now);
-                if self.paused.is_none() {
+                let entrance = self.entrances[number.0].as_ref();
+                if self.paused.is_none()
+                    && let Some(listener) = entrance.and_then(|entrance| entrance.listener.as_ref())
+                {
                     self.paused = Some(listener.local().clone());
                     self.server.observer.accept_paused(listener.local(), &error);
                 }

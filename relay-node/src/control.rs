@@ -29,8 +29,9 @@ pub enum Command {
         /// Where, and what for.
         route: Route,
     },
-    /// Listen there no more; a socket file goes with its listener, and so do connections that nobody
-    /// has accepted yet. Does nothing if there is no such route (any more).
+    /// Listen there no more; a socket file goes with its listener. Connections that nobody has accepted yet
+    /// are, within the limits, if sessions are to go on; otherwise they go with it. Does nothing if there is no
+    /// such route (any more).
     Close {
         /// Which.
         id: RouteId,

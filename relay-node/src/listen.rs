@@ -23,6 +23,9 @@ use crate::socket_file::{self, FileId, SocketFile};
 /// Connections that may wait to be accepted, unless `net.core.somaxconn` is lower (listen(2)).
 const BACKLOG: i32 = 1024;
 
+/// As many may be waiting at one that is to be closed.
+pub(crate) const WAITING_MAX: usize = BACKLOG as usize + 1;
+
 /// What a listening socket is to be like, each kind as far as it can be.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct ListenOptions {
@@ -45,9 +48,32 @@ pub struct Listener {
     /// What those that are accepted are to be given. Only for an inherited socket: connections may have
     /// been made before the options were on it.
     accepted: Option<TcpOptions>,
+    /// Somebody else has the socket, too, and goes on listening.
+    left: Arc<AtomicBool>,
 }
 
 impl Listener {
+    fn new(file: Option<SocketFile>, socket: Socket, local: Endpoint) -> Self {
+        let left = file.as_ref().map_or_else(Arc::default, |file| Arc::clone(file.left()));
+        Self { _file: file, socket: Arc::new(socket), local, accepted: None, left }
+    }
+
+    /// The same socket with a file of ours and another name.
+    fn with(self, file: Option<SocketFile>, local: Endpoint) -> Self {
+        let left = file.as_ref().map_or_else(Arc::default, |file| Arc::clone(file.left()));
+        Self { _file: file, local, left, ..self }
+    }
+
+    /// To be called before it is closed: from now on nobody comes by its file, if it has one. Whether those who
+    /// wait to be accepted would be lost with it: not if somebody else has the socket, too.
+    pub(crate) fn withdraw(&mut self) -> bool {
+        let lost = !self.left.load(Ordering::Relaxed);
+        if lost {
+            self._file = None;
+        }
+        lost
+    }
+
     /// Where it listens, with the port that the kernel chose if it was asked to.
     #[must_use]
     pub const fn local(&self) -> &Endpoint {
@@ -67,8 +93,7 @@ impl Listener {
 
     /// What it takes to hand it over to a successor. Does not keep it open.
     pub(crate) fn hand(&self) -> Hand {
-        let left = self._file.as_ref().map(|file| Arc::clone(file.left()));
-        Hand { socket: Arc::downgrade(&self.socket), left, file: self.file_id() }
+        Hand { socket: Arc::downgrade(&self.socket), left: Arc::clone(&self.left), file: self.file_id() }
     }
 
     /// What to wait at.
@@ -104,7 +129,7 @@ impl Listener {
 #[derive(Clone, Debug)]
 pub(crate) struct Hand {
     socket: Weak<Socket>,
-    left: Option<Arc<AtomicBool>>,
+    left: Arc<AtomicBool>,
     file: Option<FileId>,
 }
 
@@ -118,11 +143,9 @@ impl Hand {
         Ok(Some((socket.try_clone()?.into(), self.file)))
     }
 
-    /// Its file belongs to the successor.
+    /// It is the successor's, with its file and those who wait there.
     pub(crate) fn leave(&self) {
-        if let Some(left) = &self.left {
-            left.store(true, Ordering::Relaxed);
-        }
+        self.left.store(true, Ordering::Relaxed);
     }
 }
 
@@ -168,11 +191,16 @@ pub fn listen(
             let socket = socket::new_unix()?;
             socket.bind(&socket::abstract_address(name)?)?;
             socket.listen(BACKLOG)?;
-            Ok(Listener { _file: None, socket: Arc::new(socket), local: endpoint.clone(), accepted: None })
+            Ok(Listener::new(None, socket, endpoint.clone()))
         }
         Endpoint::Tcp(at) => listen_tcp(at, options, Endpoint::Tcp),
         Endpoint::Tls(at) => listen_tcp(at, options, Endpoint::Tls),
-        Endpoint::Fd(name) => adopt(inherited.take(name)?, options.tcp),
+        Endpoint::Fd(name) => {
+            let listener = adopt(inherited.take(name)?, options.tcp)?;
+            // The service manager has it, too, and starts us again for who waits there (systemd.socket(5)).
+            listener.left.store(true, Ordering::Relaxed);
+            Ok(listener)
+        }
     }
 }
 
@@ -189,7 +217,7 @@ pub fn listen_beneath(path: &SocketPath, options: &ListenOptions) -> io::Result<
 
 fn listen_unix((socket, file): (Socket, SocketFile), local: Endpoint) -> io::Result<Listener> {
     socket.listen(BACKLOG)?;
-    Ok(Listener { _file: Some(file), socket: Arc::new(socket), local, accepted: None })
+    Ok(Listener::new(Some(file), socket, local))
 }
 
 fn listen_tcp(
@@ -220,7 +248,7 @@ fn listen_tcp(
         socket.set_reuse_port(false)?;
     }
     let bound = bound_address(&socket)?;
-    Ok(Listener { _file: None, socket: Arc::new(socket), local: kind(bound.into()), accepted: None })
+    Ok(Listener::new(None, socket, kind(bound.into())))
 }
 
 /// Makes a TCP listener of one that a predecessor handed over.
@@ -234,7 +262,7 @@ pub(crate) fn take_over_tcp(
 ) -> io::Result<Listener> {
     let listener = adopt(handed.fd, options)?;
     let local = kind(bound_address(&listener.socket)?.into());
-    Ok(Listener { local, ..listener })
+    Ok(listener.with(None, local))
 }
 
 /// The same for a unix socket beneath a base directory, with its file.
@@ -244,7 +272,7 @@ pub(crate) fn take_over_tcp(
 pub(crate) fn take_over_beneath(handed: HandedSocket, path: &SocketPath) -> io::Result<Listener> {
     let file = handed.file.map(|id| SocketFile::adopt(Place::make(path)?, id)).transpose()?;
     let local = Endpoint::Unix(path.as_path().to_owned());
-    Ok(Listener { _file: file, local, ..adopt(handed.fd, TcpOptions::default())? })
+    Ok(adopt(handed.fd, TcpOptions::default())?.with(file, local))
 }
 
 /// The same for one whose name is taken as it is.
@@ -256,7 +284,7 @@ pub(crate) fn take_over(handed: HandedSocket, at: &Endpoint) -> io::Result<Liste
         (Endpoint::Unix(path), Some(id)) => Some(SocketFile::adopt_at(path, id)?),
         _ => None,
     };
-    Ok(Listener { _file: file, local: at.clone(), ..adopt(handed.fd, TcpOptions::default())? })
+    Ok(adopt(handed.fd, TcpOptions::default())?.with(file, at.clone()))
 }
 
 fn bound_address(socket: &Socket) -> io::Result<SocketAddr> {
@@ -280,7 +308,7 @@ fn adopt(fd: OwnedFd, options: TcpOptions) -> io::Result<Listener> {
         _ => return Err(invalid("the inherited socket is neither unix nor TCP")),
     };
     let accepted = matches!(local, Endpoint::Tcp(_)).then_some(options);
-    Ok(Listener { _file: None, socket: Arc::new(socket), local, accepted })
+    Ok(Listener { accepted, ..Listener::new(None, socket, local) })
 }
 
 fn inherited_unix(address: &SockAddr) -> Endpoint {

@@ -39,10 +39,9 @@ pub trait Runtime: Sync {
     /// **Blocks the calling thread** for as long: a program that does something else meanwhile gives it a
     /// thread of its own. In a tokio program, `relay_tokio::serve` is the same as a future.
     ///
-    /// On `Drain`: stops accepting and drops the listeners, hands every session
-    /// [`drain_deadline`](Server::drain_deadline), returns when the last has ended. On `Abort`: the
-    /// same with all sessions aborted. Connections already waiting in a backlog are not taken any
-    /// more then.
+    /// On `Drain`: accepts whoever waits in a backlog, within the limits, and drops the listeners, hands every
+    /// session [`drain_deadline`](Server::drain_deadline), returns when the last has ended. On `Abort`: the
+    /// same with all sessions aborted, and nobody accepted any more.
     ///
     /// # Errors
     /// If the loop itself can't be set up or fails. A session's or an accept's failure is none.

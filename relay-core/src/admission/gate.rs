@@ -248,6 +248,24 @@ impl Gate {
     /// If it was not this listener's turn.
     pub fn accepted(&mut self, now: Instant, listener: ListenerId) -> Option<Stranger> {
         let peers = self.pass_turn(listener);
+        self.enter(now, peers)
+    }
+
+    /// accept(2) gave a connection of a listener that is about to be closed
+    /// ([`may_accept_last`](Self::may_accept_last)): one more session, as with [`accepted`](Self::accepted).
+    ///
+    /// # Panics
+    /// If it might not.
+    pub fn accepted_last(&mut self, now: Instant, listener: ListenerId) -> Option<Stranger> {
+        assert!(
+            self.may_accept_last(listener),
+            "contract: also the last ones are accepted within the limits"
+        );
+        let peers = self.peers(listener).unwrap_or(Peers::Strangers);
+        self.enter(now, peers)
+    }
+
+    fn enter(&mut self, now: Instant, peers: Peers) -> Option<Stranger> {
         self.sessions += 1;
         self.full |= self.sessions >= self.limits.sessions;
         self.backoff.reset();
@@ -378,6 +396,18 @@ impl Gate {
     #[must_use]
     pub fn is_owing(&self) -> bool {
         self.next_kind().is_some()
+    }
+
+    /// Whether one who waits at a listener that is about to be closed may be accepted: whatever the turn and
+    /// its budget, for there will be no other, but within every limit. Its backlog bounds how many they are.
+    #[must_use]
+    pub fn may_accept_last(&self, listener: ListenerId) -> bool {
+        self.peers(listener).is_some_and(|peers| self.shut(peers).is_none())
+    }
+
+    /// Whom a listener is for, if it is there.
+    fn peers(&self, listener: ListenerId) -> Option<Peers> {
+        self.listeners.get(listener.0).copied().flatten().map(|known| known.peers)
     }
 
     /// Who is to be sent away to make room for one who waits; report it as

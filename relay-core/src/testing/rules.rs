@@ -56,7 +56,8 @@ pub enum Rule {
     /// A peer that is not accepted, or that sends what nobody can open, is told so by an alert, if its
     /// connection takes it.
     C2,
-    /// Never more sessions or strangers than allowed, never more accepts in a turn.
+    /// Never more sessions or strangers than allowed, never more accepts in a turn, but of those who wait at a
+    /// listener that goes.
     A1,
     /// Whom a readiness edge announced is accepted from as soon as nothing forbids it, without
     /// another edge; while something temporary forbids it, there is a timer or a session to end.

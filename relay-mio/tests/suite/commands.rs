@@ -4,10 +4,12 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use relay_core::admission::Limits;
 use relay_core::{EndReason, Leg};
 use relay_node::control::{Command, Sessions};
 use relay_node::sessions::{Moved, SessionView, Stage};
 use relay_node::{RouteId, SessionId};
+use socket2::Socket;
 
 use crate::rig::{
     Authority, Node, PATIENCE, Rig, Road, Scratch, Settings, Sink, dial, expect, receive_all, send, send_all,
@@ -254,4 +256,72 @@ fn a_thousand_listeners_leave_nothing_behind() {
     node.send(Command::Drain);
     node.watch.closed(999);
     assert_eq!(node.join().sessions, 100);
+}
+
+/// Connections of which only the kernel knows when their listener is closed: more than are accepted in a turn.
+fn those_who_wait_are_let_in(entry: &str, command: Command, settings: &Settings) {
+    let (scratch, waiting) = (Scratch::new(), 40);
+    let sink = Sink::unix(&scratch.path("sink"));
+    let entry = if entry == "unix" { scratch.unix("entry") } else { entry.to_owned() };
+    let (mut node, clients) = Node::start_late(&entry, &scratch.unix("sink"), settings, |at, node| {
+        let clients: Vec<_> = (0..waiting).map(|_| dial(at)).collect();
+        node.send(command);
+        clients
+    });
+    node.watch.closed(0);
+    assert!(!scratch.path("entry").exists());
+    for (seed, client) in (0..).zip(&clients) {
+        send_all(client, seed, 1000);
+    }
+    for seed in 0..waiting {
+        // in the order in which they connected
+        let server = sink.accept();
+        receive_all(&server, seed, 1000);
+        send_all(&server, seed + 100, 3000);
+    }
+    for (seed, client) in (0..).zip(&clients) {
+        receive_all(client, seed + 100, 3000);
+    }
+    node.send(Command::Drain);
+    let served = node.join();
+    assert_eq!((served.sessions, served.aborted, served.cut_by_deadline), (waiting, 0, 0));
+}
+
+#[test]
+fn whoever_waits_at_a_listener_that_is_closed_is_let_in_first() {
+    let limits = Limits { per_turn: 1, ..Limits::default() };
+    let settings = Settings { limits, ..Settings::default() };
+    for entry in ["tcp:127.0.0.1:0", "unix"] {
+        let keep = Command::Close { id: RouteId(0), sessions: Sessions::Keep };
+        those_who_wait_are_let_in(entry, keep, &settings);
+        those_who_wait_are_let_in(entry, Command::Drain, &settings);
+    }
+}
+
+/// If sessions are not to go on, none begins; and the limits hold for the last ones, too.
+#[test]
+fn nobody_is_let_in_at_the_last_moment_who_would_not_be_otherwise() {
+    let (scratch, few) = (Scratch::new(), 3);
+    let _sink = Sink::unix(&scratch.path("sink"));
+    let abort = || Command::Close { id: RouteId(0), sessions: Sessions::Abort };
+    let keep = || Command::Close { id: RouteId(0), sessions: Sessions::Keep };
+    for (command, most) in [(abort(), few), (Command::Abort, few), (keep(), few)] {
+        let limits = Limits { sessions: few, per_turn: 1, ..Limits::default() };
+        let settings = Settings { limits, ..Settings::default() };
+        let (mut node, clients) =
+            Node::start_late("tcp:127.0.0.1:0", &scratch.unix("sink"), &settings, |at, node| {
+                let clients: Vec<_> = (0..20).map(|_| dial(at)).collect();
+                node.send(command);
+                clients
+            });
+        node.watch.closed(0);
+        // too late for it, who is beyond the limit
+        let gone = clients.iter().rev().take(20 - most).all(|client| {
+            let mut client: &Socket = client;
+            client.read(&mut [0]).is_err()
+        });
+        assert!(gone, "reset");
+        node.send(Command::Abort);
+        assert!(node.join().sessions <= most as u64);
+    }
 }

@@ -209,12 +209,33 @@ impl Node {
         node
     }
 
+    /// One that listens, and does not serve before something was done: what that gave.
+    pub(crate) fn start_late<T>(
+        from: &str,
+        to: &str,
+        settings: &Settings,
+        first: impl FnOnce(&Endpoint, &Controller) -> T,
+    ) -> (Self, T) {
+        let route = route(from, to, settings);
+        let at = route.plan.listen().clone();
+        let mut done = None;
+        let mut node = Self::serve_after(vec![route], settings, |controller| {
+            done = Some(first(&at, controller));
+        });
+        node.at = at;
+        (node, done.expect("done"))
+    }
+
     /// One that listens nowhere yet.
     pub(crate) fn idle(settings: &Settings) -> Self {
         Self::serve(Vec::new(), settings)
     }
 
     fn serve(routes: Vec<Route>, settings: &Settings) -> Self {
+        Self::serve_after(routes, settings, |_| ())
+    }
+
+    fn serve_after(routes: Vec<Route>, settings: &Settings, first: impl FnOnce(&Controller)) -> Self {
         let (controller, commands) = control::channel().expect("a pair");
         let (watch, sessions) = (Arc::new(Watch::default()), SessionTable::new());
         let runtime = Arc::new(Loop::default());
@@ -227,6 +248,7 @@ impl Node {
             observer: Arc::clone(&watch) as Arc<dyn Observer>,
             commands,
         };
+        first(&controller);
         let serving = Arc::clone(&runtime);
         let thread = Some(thread::spawn(move || serving.serve(server)));
         let at = Endpoint::Fd(String::new());

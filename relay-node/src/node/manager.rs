@@ -329,6 +329,10 @@ impl Manager {
         if self.stopped || self.succession == Succession::Over {
             return;
         }
+        if self.parts.registry.is_shutting_down() {
+            // Those who waited there were accepted before it was closed.
+            self.count_sessions();
+        }
         let fact = if open.closing {
             Input::Closed(id)
         } else {

@@ -89,6 +89,30 @@ fn clients_that_keep_coming_while_it_drains_are_served_or_refused() {
     }
 }
 
+/// The kernel has told them that they are connected, and nobody has accepted them when the drain begins: more
+/// of them than are accepted in a turn.
+#[test]
+fn whoever_is_connected_when_the_drain_begins_is_served() {
+    for road in [Road::single(Kind::Tcp, Kind::Unix), Road::single(Kind::Unix, Kind::Unix)] {
+        let mut rig = Rig::new(road);
+        let relay = &mut rig.relays[0];
+        relay.signal(Signal::STOP);
+        let clients: Vec<_> = (0..100).map(|_| Peer::Plain(dial(relay.at()))).collect();
+        relay.drain();
+        relay.signal(Signal::CONT);
+        relay.wait_closed();
+        for (seed, client) in (0..).zip(&clients) {
+            // in the order in which they connected
+            let server = rig.sink.accept();
+            transfer(client, &server, seed, 1000);
+            transfer(&server, client, seed + 1000, 1000);
+        }
+        assert_eq!(rig.relays[0].exit_code(), Some(0), "{road:?}");
+        let lines = rig.relays[0].log().ended(clients.len());
+        assert!(lines.iter().all(|line| line.is_clean()), "{}", rig.relays[0].log().text());
+    }
+}
+
 const QUESTION: usize = 20_000;
 const ANSWER: usize = 30_000;
 

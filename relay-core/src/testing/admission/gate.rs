@@ -17,6 +17,8 @@ pub enum AtGate {
     Turn,
     /// Whoever's turn it is has a connection.
     Accept,
+    /// This listener, which is about to be closed, has one.
+    AcceptLast(usize),
     /// It had one that is gone already.
     Skip,
     /// It has none any more.
@@ -134,12 +136,12 @@ impl GateScene {
     }
 
     fn may_accept(&self, listener: usize) -> bool {
+        self.owed[listener] && self.may_accept_last(listener)
+    }
+
+    fn may_accept_last(&self, listener: usize) -> bool {
         let known = self.mutant != Mutant::StrangersKeepOutKnown && Self::peers(listener) == Peers::Known;
-        self.owed[listener]
-            && !self.stopped
-            && !self.exhausted
-            && !self.full
-            && (known || self.strangers.len() < LIMITS.strangers)
+        !self.stopped && !self.exhausted && !self.full && (known || self.strangers.len() < LIMITS.strangers)
     }
 
     /// Who makes room next, and when.
@@ -172,6 +174,19 @@ impl GateScene {
         self.stopped &= self.mutant != Mutant::AcceptsAfterStop;
     }
 
+    /// Without a crowd nobody's age matters.
+    const fn since(&self) -> Instant {
+        if self.crowded { self.now } else { Instant::ZERO }
+    }
+
+    fn on_accepted(&mut self, stranger: Option<Stranger>) {
+        let since = self.since();
+        self.sessions += 1;
+        self.strangers.extend(stranger.map(|stranger| Guest { stranger, since, spoke: false }));
+        self.full |= self.sessions == LIMITS.sessions;
+        self.accepts_left -= 1;
+    }
+
     fn on_accept_result(&mut self, action: AtGate, id: ListenerId) {
         let listener = id.0;
         if matches!(action, AtGate::Accept | AtGate::Skip) {
@@ -179,14 +194,8 @@ impl GateScene {
         }
         match action {
             AtGate::Accept => {
-                // without a crowd nobody's age matters
-                let since = if self.crowded { self.now } else { Instant::ZERO };
-                let stranger = self.gate.accepted(since, id);
-                self.sessions += 1;
-                let guest = stranger.map(|stranger| Guest { stranger, since, spoke: false });
-                self.strangers.extend(guest);
-                self.full |= self.sessions == LIMITS.sessions;
-                self.accepts_left -= 1;
+                let stranger = self.gate.accepted(self.since(), id);
+                self.on_accepted(stranger);
                 self.in_turn += 1;
             }
             AtGate::Skip => {
@@ -205,6 +214,7 @@ impl GateScene {
                 self.owed[listener] &= self.mutant != Mutant::ForgetsOwedOnExhaustion;
             }
             AtGate::Readable(_)
+            | AtGate::AcceptLast(_)
             | AtGate::Turn
             | AtGate::Speak
             | AtGate::Authenticate
@@ -234,6 +244,11 @@ impl Scene for GateScene {
                 actions.push(AtGate::Exhaust);
             }
             actions.push(AtGate::Drain);
+        }
+        if self.accepts_left > 0 && !self.calm {
+            let last = [0, 2].into_iter().filter(|listener| *listener == 2 || !self.crowded);
+            let may = |listener: &usize| self.gate.may_accept_last(ListenerId(*listener));
+            actions.extend(last.filter(may).map(AtGate::AcceptLast));
         }
         let passes = self.crowded || self.exhausted;
         if self.crowded && self.strangers.iter().any(|guest| !guest.spoke) {
@@ -274,6 +289,10 @@ impl Scene for GateScene {
                 if let Some(id) = self.gate.wants_accept() {
                     next.on_accept_result(action, id);
                 }
+            }
+            AtGate::AcceptLast(listener) => {
+                let stranger = next.gate.accepted_last(self.since(), ListenerId(listener));
+                next.on_accepted(stranger);
             }
             AtGate::Authenticate => {
                 if !next.strangers.is_empty() {
@@ -325,6 +344,10 @@ impl Scene for GateScene {
             let (is, ought) = (gate.wants_accept(), self.may_accept(listener));
             demand_that(Rule::A3, is != Some(ListenerId(listener)) || ought, || {
                 format!("listener {listener} must not accept now")
+            })?;
+            let (is, ought) = (gate.may_accept_last(ListenerId(listener)), self.may_accept_last(listener));
+            demand_that(Rule::A3, is == ought, || {
+                format!("listener {listener} may accept its last: {is}, by the facts: {ought}")
             })?;
             demand_that(Rule::A4, self.passed_over[listener] <= 3, || {
                 format!("listener {listener} was passed over too often")
