@@ -72,7 +72,13 @@ const ALLOWED_HERE: &[libc::c_long] = &[
     libc::SYS_lchown, libc::SYS_dup2, libc::SYS_pipe, libc::SYS_eventfd, libc::SYS_poll, libc::SYS_select,
     libc::SYS_epoll_create, libc::SYS_epoll_wait, libc::SYS_time, libc::SYS_pause, libc::SYS_arch_prctl,
     libc::SYS_getrlimit,
+    // Called by what perf(1) or bpftrace(8) puts into a function that is looked at; from elsewhere it is SIGILL.
+    SYS_URETPROBE, SYS_UPROBE,
 ];
+#[cfg(target_arch = "x86_64")]
+const SYS_URETPROBE: libc::c_long = 335;
+#[cfg(target_arch = "x86_64")]
+const SYS_UPROBE: libc::c_long = 336;
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_HERE: &[libc::c_long] = &[];
 

@@ -166,7 +166,7 @@ fn own_directory() -> Option<&'static OwnedFd> {
 pub(super) fn in_words(status: &RestrictionStatus) -> Result<String, String> {
     let abi = match status.landlock {
         LandlockStatus::NotImplemented => {
-            return Err("the kernel has none; it is there since 5.13".to_owned());
+            return Err("the kernel has none (it is there since 5.13), or whoever started this keeps it away (SystemCallFilter=)".to_owned());
         }
         LandlockStatus::NotEnabled => return Err("not among the kernel's lsm=".to_owned()),
         LandlockStatus::Available { effective_abi, kernel_abi } => kernel_abi.unwrap_or(effective_abi as i32),
