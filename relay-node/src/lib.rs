@@ -59,6 +59,7 @@ mod program;
 pub mod quantity;
 pub mod reserve;
 pub mod resolve;
+mod sandbox;
 mod secrets;
 pub mod server;
 mod service;

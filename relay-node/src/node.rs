@@ -1,6 +1,7 @@
 //! `node`: the daemon. A manager thread with the control API, and the loops beside it.
 
 mod answers;
+mod bounds;
 pub(crate) mod clients;
 mod feed;
 pub(crate) mod http;
@@ -35,12 +36,14 @@ use crate::logging::say;
 use crate::metrics::{Metrics, Scrapes};
 use crate::observer::{LogObserver, Observer, SessionEnded};
 use crate::opening::{Failed, begin_metrics, begin_metrics_after};
+use crate::sandbox::Sandbox;
 use crate::server::{Runtime, Served, Server};
 use crate::sessions::{RouteId, SessionTable};
 use crate::site::Site;
 use crate::tls::Tls;
 use crate::{descriptors, service};
 
+use bounds::Bounds;
 use clients::Clients;
 use feed::{Fed, Feed};
 use inbox::{Inbox, Post};
@@ -65,6 +68,7 @@ pub(crate) fn run(
     runtime: &impl Runtime,
     program: &'static str,
     asked: &Node,
+    sandbox: &Sandbox,
     tls: Option<&Arc<Tls>>,
     mut inherited: Inherited,
     watch_signals: impl FnOnce(control::Controller) -> Result<(), Failed>,
@@ -111,6 +115,7 @@ pub(crate) fn run(
     let (state, restored) = load_state(asked, legacy.as_mut())?;
     let (reconciler, feed, printer) = objects(asked, &post)?;
     let manager = Manager::new(Parts {
+        bounds: Bounds::new(asked.socket_dirs.clone()),
         registry: Registry::new(config),
         reconciler,
         site,
@@ -129,6 +134,7 @@ pub(crate) fn run(
         .name("manager".to_owned())
         .spawn(move || desk.work(restored))
         .map_err(|e| Failed::at("could not start the manager's thread", e))?;
+    sandbox.tell();
     if asked.takeover.is_none() {
         say(&format!("listening {local}"));
     }

@@ -22,6 +22,8 @@ use relay_migration::{BaseDir, SocketPath};
 use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, open, openat2};
 use rustix::io::Errno;
 
+use crate::sandbox;
+
 /// The mode of directories made here, as upstream's: everybody may pass, only we may write.
 const DIRECTORY_MODE: u32 = 0o755;
 
@@ -111,7 +113,7 @@ fn no_base(base: &BaseDir, error: io::Error) -> io::Error {
         ),
         _ => return error,
     };
-    io::Error::new(kind, format!("the base directory {base} {what}"))
+    io::Error::new(kind, format!("the base directory {base} {what}{}", sandbox::hint(&error)))
 }
 
 /// Why there can't be a directory beneath the base, in words.

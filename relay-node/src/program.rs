@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::node;
 use crate::observer::LogObserver;
 use crate::opening::{self, Failed, Opening};
+use crate::sandbox::{Needs, Sandbox};
 use crate::secrets;
 use crate::server::{self, Runtime, Served, Server};
 use crate::service;
@@ -79,22 +80,30 @@ fn run(
 ) -> Result<Served, Failed> {
     let printed = match action {
         Action::Forward(asked) => {
-            let how = How { program: name, serving: &asked.serving, metrics: asked.metrics.as_ref() };
+            let sandbox = Sandbox::wished(&asked.serving, || Needs::of_forward(&asked));
+            let how =
+                How { program: name, serving: &asked.serving, metrics: asked.metrics.as_ref(), sandbox };
             return serve(runtime, how, asked.tls.as_ref(), inherited, |tls, inherited| {
                 opening::forward(&asked, tls, inherited)
             });
         }
         Action::Source(asked) => {
-            let how = How { program: name, serving: &asked.serving, metrics: asked.metrics.as_ref() };
+            let sandbox = Sandbox::wished(&asked.serving, || Needs::of_source(&asked));
+            let how =
+                How { program: name, serving: &asked.serving, metrics: asked.metrics.as_ref(), sandbox };
             return serve(runtime, how, asked.tls.as_ref(), inherited, |tls, _| opening::source(&asked, tls));
         }
         Action::Target(asked) => {
-            let how = How { program: name, serving: &asked.serving, metrics: asked.metrics.as_ref() };
+            let sandbox = Sandbox::wished(&asked.serving, || Needs::of_target(&asked));
+            let how =
+                How { program: name, serving: &asked.serving, metrics: asked.metrics.as_ref(), sandbox };
             return serve(runtime, how, asked.tls.as_ref(), inherited, |tls, _| opening::target(&asked, tls));
         }
         Action::Node(asked) => return serve_node(runtime, name, &asked, inherited),
         Action::Demo(asked) => {
+            let sandbox = Sandbox::enter(&Needs::of_demo());
             logging::start(asked.log_format, LevelFilter::Error);
+            sandbox.tell();
             demo::run(runtime, &asked).map_err(|e| Failed::at("the demo failed", e))?;
             return Ok(Served::default());
         }
@@ -120,17 +129,18 @@ struct How<'a> {
     program: &'static str,
     serving: &'a Serving,
     metrics: Option<&'a Endpoint>,
+    sandbox: Sandbox,
 }
 
 /// Opens what is to be open, says so, and relays until told to stop.
 fn serve(
     runtime: &impl Runtime,
-    How { program, serving, metrics: at }: How<'_>,
+    How { program, serving, metrics: at, sandbox }: How<'_>,
     files: Option<&TlsFiles>,
     mut inherited: Inherited,
     open: impl FnOnce(Option<&Arc<Tls>>, &mut Inherited) -> Result<Opening, Failed>,
 ) -> Result<Served, Failed> {
-    let tls = begin(serving, files)?;
+    let tls = begin(&sandbox, serving, files)?;
     let (controller, commands) =
         control::channel().map_err(|e| Failed::at("could not make a socket pair", e))?;
     if let Some(tls) = &tls {
@@ -149,6 +159,7 @@ fn serve(
         say(&answer);
     }
     service::ready();
+    sandbox.tell();
     sessions.bandwidth().set(Rates { process: serving.bandwidth, ..Rates::default() });
     let server = Server {
         limits: descriptors::limits(serving.max_sessions),
@@ -171,15 +182,17 @@ fn serve_node(
     asked: &Node,
     inherited: Inherited,
 ) -> Result<Served, Failed> {
-    let tls = begin(&asked.serving, asked.tls.as_ref())?;
+    let sandbox = Sandbox::wished(&asked.serving, || Needs::of_node(asked));
+    let tls = begin(&sandbox, &asked.serving, asked.tls.as_ref())?;
     let signals = |wishes| listen_for_signals(wishes, tls.clone());
-    let served = node::run(runtime, program, asked, tls.as_ref(), inherited, signals)?;
+    let served = node::run(runtime, program, asked, &sandbox, tls.as_ref(), inherited, signals)?;
     stopped(served);
     Ok(served)
 }
 
-/// Begins to log, and to follow the TLS files.
-fn begin(serving: &Serving, files: Option<&TlsFiles>) -> Result<Option<Arc<Tls>>, Failed> {
+/// Begins to log, and to follow the TLS files. The sandbox is entered before, for it holds for those threads that are
+/// started in it.
+fn begin(_: &Sandbox, serving: &Serving, files: Option<&TlsFiles>) -> Result<Option<Arc<Tls>>, Failed> {
     logging::start(serving.log_format, LevelFilter::Info);
     let Some(files) = files else { return Ok(None) };
     secrets::keep();

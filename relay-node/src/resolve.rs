@@ -4,7 +4,6 @@
 //! loop. A name is looked up in the background, again every 30 s and when a dial fails; dialing
 //! takes the list that there is and walks it on successive attempts.
 
-use std::fs;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV6, ToSocketAddrs};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
@@ -14,12 +13,13 @@ use std::time::Duration;
 
 use relay_core::error::Failure;
 use relay_migration::SocketPath;
+use rustix::net::netdevice::name_to_index;
 
 use crate::endpoint::{Endpoint, Host, HostPort};
 use crate::failure::failure;
 use crate::interface::SharedOrigin;
 use crate::server::Label;
-use crate::socket::{Holder, Target, TcpOptions};
+use crate::socket::{self, Holder, Target, TcpOptions};
 
 /// How often a name is looked up without being asked.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -50,13 +50,8 @@ fn scope_id(zone: &str) -> io::Result<u32> {
     if let Ok(number) = zone.parse() {
         return Ok(number);
     }
-    // An endpoint's zone has no '/', but "." and ".." would still be other directories.
-    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("there is no interface '{zone}'"));
-    if zone.starts_with('.') {
-        return Err(missing());
-    }
-    let index = fs::read_to_string(format!("/sys/class/net/{zone}/ifindex")).map_err(|_| missing())?;
-    index.trim().parse().map_err(|_| missing())
+    let missing = |_| io::Error::new(io::ErrorKind::NotFound, format!("there is no interface '{zone}'"));
+    name_to_index(socket::new_unix()?, zone).map_err(missing)
 }
 
 /// Knows the addresses to dial for one endpoint. Cheap to clone; never waits. When to dial which, and

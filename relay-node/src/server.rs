@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -70,6 +70,13 @@ pub struct Server {
     pub commands: Commands,
 }
 
+/// How many processors there are to run on, by affinity and quota: what it was when it was asked first, for a sandbox
+/// hides the files that tell of the quota.
+pub(crate) fn processors() -> NonZeroUsize {
+    static KNOWN: OnceLock<NonZeroUsize> = OnceLock::new();
+    *KNOWN.get_or_init(|| thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
+}
+
 impl Server {
     /// One that listens at these routes and is told what to do through the other end of `commands`: with
     /// the default limits, the drain timeout of [`Timeouts::default`], a table of its own, and a line in
@@ -92,7 +99,7 @@ impl Server {
     #[must_use]
     pub fn loops(&self, of_the_runtime: Option<NonZeroUsize>) -> NonZeroUsize {
         let asked_for = self.threads.or(of_the_runtime);
-        asked_for.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+        asked_for.unwrap_or_else(processors)
     }
 
     /// When a drain that begins now has to be over.

@@ -14,6 +14,7 @@ use crate::cli::TlsFiles;
 use crate::control::Controller;
 use crate::enforcement::Enforcement;
 use crate::metrics;
+use crate::sandbox;
 
 /// What new sessions begin with. Sessions keep what they began with.
 #[derive(Clone, Debug)]
@@ -221,7 +222,7 @@ impl PemFile {
         let name = path.display().to_string();
         match fs::read(path) {
             Ok(bytes) => Ok(Self { name, bytes }),
-            Err(e) => Err(TlsError(format!("{name}: {e}"))),
+            Err(e) => Err(TlsError(format!("{name}: {e}{}", sandbox::hint(&e)))),
         }
     }
 

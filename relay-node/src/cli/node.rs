@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use clap::builder::ValueParser;
 use clap::{Arg, ArgMatches, Command, ValueHint};
-use relay_migration::PortRange;
 use relay_migration::registry::Owner;
 use relay_migration::roles::RuleSet;
+use relay_migration::{BaseDir, PortRange};
 
 use super::args::{
     all, endpoint, flag, given, holder_arg, many, one, required, rights, rights_args, text, those_given,
@@ -41,6 +41,8 @@ pub struct Node {
     pub takeover: Option<Endpoint>,
     /// What a restart is to know.
     pub state_dir: Option<PathBuf>,
+    /// Where requests may name sockets; empty for anywhere.
+    pub socket_dirs: Vec<BaseDir>,
     /// Of the sockets that sources make.
     pub rights: Rights,
     /// Who must be listening at targets' backends; `None` for whoever does.
@@ -96,6 +98,10 @@ pub(super) fn command(name: &str) -> Command {
         .arg(one("takeover", "ENDPOINT", endpoint()).help(
             "Take over what the node with this control socket listens at, the control socket included; it\n\
              finishes what it carries and ends. If this one does not get as far, nothing changes",
+        ))
+        .arg(many("socket-dir", "DIR", text::<BaseDir>()).value_hint(ValueHint::DirPath).help(
+            "Requests may name backends and base directories in these directories only; repeat it for more.\n\
+             The sandbox then keeps sockets to them, too [default: anywhere]",
         ))
         .args(target::network_args())
         .arg(flag("plain").help("TCP in plaintext: nothing is encrypted and nobody authenticated"))
@@ -197,6 +203,7 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Node, String> {
         advertise,
         range,
         state_dir: given(matches, "state-dir"),
+        socket_dirs: all(matches, "socket-dir"),
         takeover,
         rights,
         holder: given(matches, "backend-owner"),

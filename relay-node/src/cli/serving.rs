@@ -104,6 +104,8 @@ pub struct Serving {
     pub threads: Option<NonZeroUsize>,
     /// How log lines look.
     pub log_format: Format,
+    /// Whether it goes without what the kernel could keep it from.
+    pub no_sandbox: bool,
 }
 
 /// A time limit as given; clap wants a type of its own to tell "absent" from "off".
@@ -151,6 +153,10 @@ pub(super) fn with_serving(command: Command) -> Command {
              also /healthz and /readyz",
         ))
         .arg(log_format_arg())
+        .arg(flag("no-sandbox").help(
+            "Leave the process every right it was started with. Otherwise it gives up at the start what it does\n\
+             not need, as far as the kernel can hold it to that; the log says what that is",
+        ))
 }
 
 /// An option whose value is a rate or `off`.
@@ -188,6 +194,7 @@ pub(super) fn serving(matches: &ArgMatches) -> Serving {
         max_sessions: number("max-sessions"),
         threads: number("threads").and_then(NonZeroUsize::new),
         log_format: log_format(matches),
+        no_sandbox: matches.get_flag("no-sandbox"),
     }
 }
 

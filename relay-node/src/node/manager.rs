@@ -27,6 +27,7 @@ use relay_migration::vmi::VmiName;
 use succession::Succession;
 
 use super::answers;
+use super::bounds::Bounds;
 use super::http::Answer;
 use super::limits;
 use super::network::Networks;
@@ -80,6 +81,8 @@ struct Open {
 /// What the manager is made of.
 #[derive(Debug)]
 pub(super) struct Parts {
+    /// Of what clients ask for.
+    pub(super) bounds: Bounds,
     pub(super) registry: Registry,
     pub(super) reconciler: Option<Reconciler>,
     pub(super) site: Site,
@@ -184,6 +187,12 @@ impl Manager {
     pub(super) fn restore_some(&mut self) {
         let until = self.now() + RESTORE;
         while let Some((by, request)) = self.restoring.pop_front() {
+            if let Err(refused) = self.parts.bounds.check(&request)
+                && by == By::Api
+            {
+                log::warn!(error = refused.message.as_str(); "not restored");
+                continue;
+            }
             self.request(request.clone(), Waiter::Restored(by, request));
             if self.now() >= until {
                 return;
@@ -223,6 +232,9 @@ impl Manager {
                 Err(ApiError::restoring(self.to_restore - self.restoring.len(), self.to_restore))
             }
             Call::Registry(request) => {
+                if let Err(refused) = self.parts.bounds.check(&request) {
+                    return self.answers.push((client, Answer::from(&refused)));
+                }
                 let reconciler = self.parts.reconciler.as_ref().filter(|_| !self.is_clients(&request));
                 if let Some(Err(refused)) = reconciler.map(|r| r.check_client(&request)) {
                     return self.answers.push((client, Answer::from(&refused)));

@@ -41,6 +41,16 @@ impl Template {
         Ok(template)
     }
 
+    /// The directory that it is all in, whatever the names.
+    pub(crate) fn fixed(&self) -> &Path {
+        let before = self.0.split('{').next().unwrap_or_default();
+        Path::new(
+            before
+                .rsplit_once('/')
+                .map_or("/", |(directory, _)| if directory.is_empty() { "/" } else { directory }),
+        )
+    }
+
     /// `None` if it needs the pod's UID and that is not known, or has another name in braces.
     fn fill(&self, namespace: &str, name: &str, uid: &str, pod: Option<&str>) -> Option<String> {
         let known = [("{namespace}", namespace), ("{name}", name), ("{uid}", uid)];

@@ -15,5 +15,6 @@ mod readme;
 mod rejection;
 mod reload;
 mod restart;
+mod sandbox;
 mod support;
 mod watching;
