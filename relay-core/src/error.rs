@@ -54,7 +54,10 @@ pub enum Failure {
 
 impl Failure {
     /// Whether the connection itself is dead: nothing can be sent or received on it any more, and
-    /// what the kernel still holds for it goes nowhere.
+    /// what the kernel still holds for it goes nowhere. Its peer knows, or is gone.
+    ///
+    /// Whatever else fails, out of memory or for a reason that nobody here knows, leaves a peer that has
+    /// noticed nothing: just closed, it would take what it got for the whole.
     #[must_use]
     pub const fn is_of_transport(self) -> bool {
         match self {
@@ -64,14 +67,14 @@ impl Failure {
             | Self::Refused
             | Self::NotFound
             | Self::Unreachable
-            | Self::Denied
+            | Self::HungUp => true,
+            Self::Denied
             | Self::Busy
             | Self::Exhausted
             | Self::WriteZero
-            | Self::HungUp
             | Self::Os(_)
-            | Self::Other => true,
-            Self::Evicted
+            | Self::Other
+            | Self::Evicted
             | Self::Truncated
             | Self::Protocol
             | Self::Rejected

@@ -45,6 +45,9 @@ pub enum Pumped {
 }
 
 /// Moves what can be moved, about `budget` bytes at most.
+///
+/// # Panics
+/// If the transport says that it moved more than it was offered.
 pub fn pump<C: Codec, T: Transport>(
     relay: &mut Relay<C>,
     io: &mut T,
@@ -56,8 +59,11 @@ pub fn pump<C: Codec, T: Transport>(
     pump_throttled(relay, io, ready, pool, now, budget, None)
 }
 
-/// The same, reading no more than `throttle` grants, if there is one. If only that stands in the way it is idle, and to be
-/// pumped again at [`Throttle::ready_at`].
+/// The same, reading no more than `throttle` grants, if there is one. If only that stands in the way it is
+/// idle, and to be pumped again at [`Throttle::ready_at`].
+///
+/// # Panics
+/// As [`pump`].
 pub fn pump_throttled<C: Codec, T: Transport>(
     relay: &mut Relay<C>,
     io: &mut T,
@@ -68,6 +74,11 @@ pub fn pump_throttled<C: Codec, T: Transport>(
     throttle: Option<&mut Throttle>,
 ) -> Pumped {
     Turn { relay, io, ready, pool, now, throttle, moved: 0, held: false }.run(budget)
+}
+
+/// What was not offered is another connection's, or nobody's.
+fn check_moved(count: usize, offered: usize) {
+    assert!(count <= offered, "contract: a transport moves no more than it is offered");
 }
 
 /// One call of [`pump`].
@@ -163,8 +174,10 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
 
     fn send_wire(&mut self, leg: Leg) -> bool {
         let link = &mut self.relay.links[leg];
+        let offered = link.outbound.wire().len();
         match self.io.try_write(leg, &[link.outbound.wire()]) {
             Ok(count) if count > 0 => {
+                check_moved(count, offered);
                 self.moved += count;
                 let delivered = link.outbound.take(count, link.layout());
                 if delivered > 0 {
@@ -181,8 +194,10 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
         let inbound = &mut self.relay.links[leg.other()].inbound;
         let mut slices: [&[u8]; WRITE_SLICES] = [&[]; WRITE_SLICES];
         let gathered = inbound.gather(&mut slices);
+        let offered = slices[..gathered].iter().map(|slice| slice.len()).sum();
         match self.io.try_write(leg, &slices[..gathered]) {
             Ok(count) if count > 0 => {
+                check_moved(count, offered);
                 self.moved += count;
                 inbound.take_payload(count);
                 self.tell(Input::Wrote(leg, count));
@@ -246,7 +261,8 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
         let failure = match self.io.has_unread(leg) {
             Ok(false) => Failure::HungUp,
             Err(TryError::Failed(failure)) => failure,
-            Ok(true) | Err(TryError::WouldBlock | TryError::Interrupted) => return false,
+            Err(TryError::Interrupted) => return self.on_interrupted(),
+            Ok(true) | Err(TryError::WouldBlock) => return false,
         };
         self.tell(Input::ReadFailed(leg, failure));
         true

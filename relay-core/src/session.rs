@@ -354,6 +354,10 @@ impl Session {
             self.progress = now;
         }
         self.flows[leg.other()].apply(Event::SinkFailed, Some(EndReason::SinkFailed(failure)));
+        if !failure.is_of_transport() {
+            // Its peer has noticed nothing and may wait for us for ever, as we would for it.
+            self.flows[leg].apply(Event::SourceFailed, Some(EndReason::SourceFailed(failure)));
+        }
     }
 
     fn on_distrusted(&mut self, leg: Leg, why: Distrust) {

@@ -18,6 +18,8 @@ struct End {
     /// How much it still takes.
     room: usize,
     told_end: bool,
+    /// It says that it moved so many more than it did.
+    lies: usize,
 }
 
 struct Memory(PerLeg<End>);
@@ -32,7 +34,7 @@ impl Transport for Memory {
             return Err(TryError::WouldBlock);
         }
         let bytes = slices.iter_mut().flat_map(|slice| slice.iter_mut());
-        Ok(bytes.map_while(|to| end.to_read.pop_front().map(|byte| *to = byte)).count())
+        Ok(bytes.map_while(|to| end.to_read.pop_front().map(|byte| *to = byte)).count() + end.lies)
     }
 
     fn try_write(&mut self, leg: Leg, slices: &[&[u8]]) -> Result<usize, TryError> {
@@ -44,7 +46,7 @@ impl Transport for Memory {
         end.written.extend(slices.iter().copied().flatten().take(end.room));
         let count = end.written.len() - before;
         end.room -= count;
-        Ok(count)
+        Ok(count + end.lies)
     }
 
     fn shut_write(&mut self, leg: Leg) -> Result<(), TryError> {
@@ -139,4 +141,23 @@ fn a_hang_up_that_nobody_can_explain_ends_nothing_early() {
     assert_eq!(story.run(), Pumped::Done);
     assert!(story.memory.0.front.told_end);
     assert!(story.relay.outcome().expect("done").is_clean());
+}
+
+#[test]
+#[should_panic(expected = "contract: a transport moves no more than it is offered")]
+fn a_read_of_more_than_was_offered() {
+    let mut story = Story::new(LARGEST);
+    story.memory.0.front.to_read = bytes(LARGEST).into();
+    story.memory.0.front.lies = 1;
+    story.run();
+}
+
+#[test]
+#[should_panic(expected = "contract: a transport moves no more than it is offered")]
+fn a_write_of_more_than_was_offered() {
+    let mut story = Story::new(LARGEST);
+    story.memory.0.front.to_read = bytes(100).into();
+    story.memory.0.back.room = LARGEST;
+    story.memory.0.back.lies = 1;
+    story.run();
 }

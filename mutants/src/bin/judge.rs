@@ -17,7 +17,9 @@ type Checker = (&'static str, fn() -> Verdict);
 
 /// Quickest first.
 const CHECKERS: [Checker; 11] = [
-    ("dial", || (0..16).try_for_each(|seed| admission(DialScene::new(seed)))),
+    ("dial", || {
+        (0..16).try_for_each(|seed| (1..=2).try_for_each(|count| admission(DialScene::new(count, seed))))
+    }),
     ("linger", || [2, 20].into_iter().try_for_each(|unsent| admission(LingerScene::new(unsent)))),
     ("bandwidth", || (0..200).try_for_each(bandwidth::scene)),
     ("lane", lanes),

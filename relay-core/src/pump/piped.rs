@@ -6,7 +6,7 @@
 //! the pipe is given back as soon as there is nothing to do.
 
 use super::receiving::spend;
-use super::{Transport, Turn};
+use super::{Transport, Turn, check_moved};
 use crate::codec::Codec;
 use crate::leg::Leg;
 use crate::pump::{Filled, TryError};
@@ -64,6 +64,7 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
         match self.io.fill_pipe(source, wanted) {
             Ok(Filled::Moved(0)) => self.tell(Input::Eof(source)),
             Ok(Filled::Moved(count)) => {
+                check_moved(count, wanted);
                 self.moved += count;
                 spend(&mut self.throttle, source, count);
                 link.on_read(wanted, count);
@@ -90,6 +91,7 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
         let holds = source.lane.holds();
         match self.io.drain_pipe(leg.other(), holds) {
             Ok(count) if count > 0 => {
+                check_moved(count, holds);
                 self.moved += count;
                 source.lane = Lane::Pipe { holds: holds - count };
                 self.tell(Input::Wrote(leg, count));

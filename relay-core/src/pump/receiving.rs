@@ -1,7 +1,7 @@
 //! Receiving: from a plain leg straight to where the sink sends from, from a secure leg to where its records are
 //! opened.
 
-use super::{Transport, TryError, Turn};
+use super::{Transport, TryError, Turn, check_moved};
 use crate::bandwidth::Throttle;
 use crate::codec::Codec;
 use crate::error::Failure;
@@ -49,6 +49,7 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
         match self.io.try_read(leg, &mut places[..count]) {
             Ok(0) => self.tell(Input::Eof(leg)),
             Ok(count) => {
+                check_moved(count, size);
                 self.moved += count;
                 spend(&mut self.throttle, leg, count);
                 link.on_read(size, count);
@@ -73,9 +74,11 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
         }
         let inbound = &mut self.relay.links[leg].inbound;
         let Some(scratch) = inbound.room(1, wanted.min(LARGEST), self.pool) else { return false };
+        let size = scratch.len();
         match self.io.try_read(leg, &mut [scratch]) {
             Ok(0) => self.tell(Input::Eof(leg)),
             Ok(count) => {
+                check_moved(count, size);
                 self.moved += count;
                 self.tell(Input::Read(leg, count));
             }
@@ -197,6 +200,7 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
         match self.io.try_read(leg, &mut [&mut room[..size]]) {
             Ok(0) => link.inbound.end = Some(Ok(())),
             Ok(count) => {
+                check_moved(count, size);
                 self.moved += count;
                 spend(&mut self.throttle, leg, count);
                 link.on_read(size, count);

@@ -7,7 +7,7 @@ use std::vec::Vec;
 use crate::config::Config;
 use crate::error::Failure;
 use crate::leg::{Leg, PerLeg};
-use crate::session::{Demand, Input, Stop, Timer};
+use crate::session::{Demand, EndReason, Input, Stop, Timer};
 use crate::time::Instant;
 
 /// How a flow's source ended.
@@ -36,6 +36,8 @@ pub struct FlowFacts {
     pub full: bool,
     /// A timer or the operator ended it.
     pub given_up: bool,
+    /// Why it ended, or will end.
+    pub why: Option<EndReason>,
 }
 
 impl FlowFacts {
@@ -49,6 +51,21 @@ impl FlowFacts {
             || self.fins > 0
             || (self.sink_failed && self.source.is_some())
             || (self.source == Some(SourceEnd::Failed) && self.buffered() == 0)
+    }
+
+    /// Something ends it. What went wrong first stays; a good end that turns bad is a bad one.
+    fn ends(&mut self, why: EndReason) {
+        if !self.is_over() && self.why.is_none_or(EndReason::is_clean) {
+            self.why = Some(why);
+        }
+    }
+
+    /// Its source failed, or was severed: what it said of its end before is not changed by that.
+    fn source_ends(&mut self, end: SourceEnd, why: EndReason) {
+        if self.source.is_none() {
+            self.ends(why);
+            self.source = Some(end);
+        }
     }
 
     /// Ended well.
@@ -67,8 +84,8 @@ pub struct Model {
     pub secured: PerLeg<bool>,
     /// By the leg read from.
     pub flows: PerLeg<FlowFacts>,
-    /// A write consumed the socket's error.
-    pub doomed: PerLeg<bool>,
+    /// The socket's error, which a write consumed.
+    pub doomed: PerLeg<Option<Failure>>,
     /// Since when each leg's dial or handshake could be under way.
     pub since: PerLeg<Instant>,
     /// Others are dialed first.
@@ -92,7 +109,7 @@ impl Model {
             connected: PerLeg::new(true, false),
             secured: config.secure.map(|secure| !secure),
             flows: PerLeg::default(),
-            doomed: PerLeg::both(false),
+            doomed: PerLeg::both(None),
             dead: PerLeg::both(false),
             since: PerLeg::both(now),
             queued: false,
@@ -202,7 +219,7 @@ impl Model {
             return;
         }
         if let Input::ReadFailed(leg, failure) | Input::WriteFailed(leg, failure) = input {
-            self.dead[leg] |= failure.is_of_transport();
+            self.dead[leg] |= is_known_to_peer(failure);
         }
         match input {
             Input::Connected(leg) => {
@@ -234,13 +251,15 @@ impl Model {
                 flow.full = false;
                 self.last_progress = now;
             }
-            Input::Eof(leg) if self.is_up(leg) && !self.doomed[leg] => {
-                self.flows[leg].source.get_or_insert(SourceEnd::Eof);
+            Input::Eof(leg) if self.is_up(leg) && self.doomed[leg].is_none() => {
+                let why = if self.config.secure[leg] { EndReason::CloseNotify } else { EndReason::Eof };
+                self.flows[leg].source_ends(SourceEnd::Eof, why);
                 if !self.flows[leg].sink_failed {
                     self.last_progress = now;
                 }
             }
-            Input::Eof(leg) | Input::ReadFailed(leg, _) => self.source_failed(leg),
+            Input::Eof(leg) => self.source_failed(leg, self.doomed[leg].unwrap_or(Failure::Truncated)),
+            Input::ReadFailed(leg, failure) => self.source_failed(leg, failure),
             Input::WriteFailed(leg, failure) => self.sink_failed(now, leg, failure),
             Input::ShutDown(leg) => {
                 self.flows[leg.other()].fins += 1;
@@ -252,7 +271,8 @@ impl Model {
                 self.held = false;
                 self.last_progress = now;
             }
-            Input::Stop(Stop::Abort) | Input::Distrusted(..) => self.give_up(),
+            Input::Stop(Stop::Abort) => self.give_up(EndReason::Aborted),
+            Input::Distrusted(leg, why) => self.give_up(EndReason::Distrusted(leg, why)),
             Input::Stop(Stop::Drain { until }) => {
                 self.drain_until = Some(self.drain_until.map_or(until, |known| known.min(until)));
             }
@@ -260,31 +280,39 @@ impl Model {
         self.sever();
     }
 
-    /// A timer ended it.
-    pub fn give_up(&mut self) {
+    /// All of it ended at once.
+    pub fn give_up(&mut self, why: EndReason) {
         for leg in Leg::BOTH {
+            self.flows[leg].ends(why);
             self.flows[leg].given_up |= !self.flows[leg].is_over();
         }
     }
 
-    fn source_failed(&mut self, leg: Leg) {
+    fn source_failed(&mut self, leg: Leg, failure: Failure) {
         if self.is_up(leg) {
-            self.flows[leg].source.get_or_insert(SourceEnd::Failed);
+            self.flows[leg].source_ends(SourceEnd::Failed, EndReason::SourceFailed(failure));
         } else {
-            self.give_up();
+            self.give_up(EndReason::SetupFailed(leg, failure));
         }
     }
 
     fn sink_failed(&mut self, now: Instant, leg: Leg, failure: Failure) {
         if !self.is_up(leg) {
-            return self.give_up();
+            return self.give_up(EndReason::SetupFailed(leg, failure));
         }
-        self.doomed[leg] |= failure != Failure::BrokenPipe;
+        // EPIPE leaves the socket's error for the next read
+        if failure != Failure::BrokenPipe {
+            self.doomed[leg].get_or_insert(failure);
+        }
         let flow = &mut self.flows[leg.other()];
         if flow.source.is_none() && !flow.sink_failed {
             self.last_progress = now;
         }
+        flow.ends(EndReason::SinkFailed(failure));
         flow.sink_failed |= !flow.is_over();
+        if !is_known_to_peer(failure) {
+            self.source_failed(leg, failure);
+        }
     }
 
     /// A flow whose source failed and which has delivered what it had takes its sink's leg along.
@@ -294,9 +322,24 @@ impl Model {
                 let flow = &self.flows[leg];
                 let cut = flow.source == Some(SourceEnd::Failed) && !flow.sink_failed && !flow.given_up;
                 if cut && flow.buffered() == 0 {
-                    self.flows[leg.other()].source.get_or_insert(SourceEnd::Failed);
+                    self.flows[leg.other()].source_ends(SourceEnd::Failed, EndReason::Severed);
                 }
             }
         }
     }
+}
+
+/// Whether the peer, if there still is one, cannot take what it got for the whole, however the
+/// connection is closed.
+const fn is_known_to_peer(failure: Failure) -> bool {
+    matches!(
+        failure,
+        Failure::Reset
+            | Failure::BrokenPipe
+            | Failure::TimedOut
+            | Failure::Unreachable
+            | Failure::HungUp
+            | Failure::Refused
+            | Failure::NotFound
+    )
 }

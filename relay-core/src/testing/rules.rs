@@ -5,11 +5,12 @@ use core::time::Duration;
 use std::format;
 use std::string::String;
 
+use super::model::Model;
 use super::world::{Action, World};
 use crate::error::Failure;
 use crate::flow::Phase;
 use crate::leg::Leg;
-use crate::session::{Close, Demand, Distrust, EndReason, Input, Stop, Timer};
+use crate::session::{Close, Demand, Distrust, EndReason, Input, Outcome, Stop, Timer};
 use crate::time::Instant;
 
 /// A rule's name. S is safety of a session, L its liveness, B its bandwidth, C its courtesy; A is accepting, O the order of dialing,
@@ -35,6 +36,8 @@ pub enum Rule {
     /// A peer that is trusted no longer ends what is open at once, in both directions, with a reason that says
     /// whose peer it was.
     S9,
+    /// Each direction's reason is what went wrong with it first, or its own good end.
+    S10,
     /// Not closed: there is a demand or a timer.
     L1,
     /// A demanded operation changes the state, and no sequence of them leads back.
@@ -45,6 +48,9 @@ pub enum Rule {
     L4,
     /// In the pump: no wake-up is lost and none is for nothing; a turn keeps to its budget.
     L5,
+    /// Nobody is waited for who was told nothing: once a leg cannot be written to for a reason that its peer
+    /// does not know, nothing more is read from it either.
+    L6,
     /// Never more is read than the rate allows, and a burst.
     B1,
     /// Whom a limit has wait waits for a time that comes; nobody else does.
@@ -122,7 +128,9 @@ pub fn check_step(before: &World, action: Action, after: &World) -> Result<(), V
     check_fins(after)?;
     check_final(before, after)?;
     check_resets(after)?;
+    check_reasons(&after.model, after.session.outcome())?;
     check_distrust(before, action, after)?;
+    check_unnoticed(action, after)?;
     check_order(before, action)?;
     check_timers(before, action, after)?;
     check_demand(after)?;
@@ -240,6 +248,27 @@ fn check_distrust(before: &World, action: Action, after: &World) -> Result<(), V
 /// Whether nothing has gone wrong with a flow so far, so that what does now is the reason of its end.
 fn is_first(before: &World, flow: Leg) -> bool {
     matches!(before.session.phase(flow), Phase::Open | Phase::Ended)
+}
+
+fn check_unnoticed(action: Action, after: &World) -> Result<(), Violation> {
+    let Action::Do(Input::WriteFailed(leg, Failure::Exhausted)) = action else { return Ok(()) };
+    let reads = after.session.demand(leg).read > 0 || after.session.phase(leg) == Phase::Open;
+    demand_that(Rule::L6, !reads, || format!("{leg} is waited for: {:?}", after.session.phase(leg)))
+}
+
+/// S10.
+///
+/// # Errors
+/// If it is broken.
+pub fn check_reasons(model: &Model, outcome: Option<&Outcome>) -> Result<(), Violation> {
+    let Some(outcome) = outcome else { return Ok(()) };
+    for leg in Leg::BOTH {
+        let (is, ought) = (outcome.flows[leg].reason, model.flows[leg].why);
+        demand_that(Rule::S10, Some(is) == ought, || {
+            format!("{leg}: ended as {is:?}, by the facts {ought:?}")
+        })?;
+    }
+    Ok(())
 }
 
 fn check_resets(after: &World) -> Result<(), Violation> {

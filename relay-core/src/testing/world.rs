@@ -8,7 +8,7 @@ use super::model::{Model, SourceEnd};
 use crate::config::Config;
 use crate::error::Failure;
 use crate::leg::{Leg, PerLeg};
-use crate::session::{Distrust, Input, Session, Stop};
+use crate::session::{Distrust, EndReason, Input, Session, Stop};
 use crate::time::Instant;
 
 /// What may happen beyond what is demanded.
@@ -176,6 +176,7 @@ impl World {
         if alive && self.model.is_up(leg.other()) && !self.is_closed() {
             // also when nothing is demanded: the codec's own bytes can fail to go out
             inputs.push(Input::WriteFailed(leg, Failure::BrokenPipe));
+            inputs.push(Input::WriteFailed(leg, Failure::Exhausted));
             inputs.push(Input::WriteFailed(leg, Failure::Reset));
         }
     }
@@ -201,10 +202,10 @@ impl World {
                 next.session.handle(next.now, input);
             }
             Action::Expire => {
-                if let Some((at, _)) = self.session.next_timeout() {
+                if let Some((at, timer)) = self.session.next_timeout() {
                     next.now = next.now.max(at);
                     next.session.handle_timeout(next.now);
-                    next.model.give_up();
+                    next.model.give_up(EndReason::TimedOut(timer));
                 }
             }
             Action::AlmostExpire => {

@@ -18,6 +18,13 @@ fn numbered_clients(rig: &Rig, count: u8) -> Vec<Peer> {
     (0..count).map(client).collect()
 }
 
+/// Which of the numbered clients a server has.
+fn number(server: &Peer) -> usize {
+    let mut number = [0];
+    assert_eq!(server.read(&mut number).expect("a number"), 1);
+    number[0].into()
+}
+
 /// Takes descriptors away from a relay that runs, to so many more than it has open now.
 fn leave(relay: &Relay, more: usize) -> u64 {
     // those that are open need not be the lowest: what is below counts, too
@@ -47,9 +54,11 @@ fn out_of_descriptors_accepting_pauses_and_goes_on_when_sessions_end() {
         let spent = relay.processor_time() - before;
         assert!(spent < start.elapsed() / 4, "{spent:?} of processor time with nothing to do");
         // each that goes gives back what the next one needs
-        for (number, client) in (0..20).zip(clients) {
+        let mut clients: Vec<_> = clients.into_iter().map(Some).collect();
+        for _ in 0..20 {
             let server = rig.sink.accept();
-            expect(&server, &[number]);
+            // in order, unless a dial found no descriptor and was overtaken while it waited
+            let client = clients[number(&server)].take().expect("one that has not come yet");
             transfer(&server, &client, 1, 1000);
             transfer(&client, &server, 2, 1000);
         }
@@ -298,9 +307,12 @@ fn nobody_stays_longer_than_a_lifetime() {
         });
         assert!(!quiet.read(&mut [0; 10]).is_ok_and(|count| count > 0), "nobody wrote to it");
         assert!(start.elapsed() >= Duration::from_millis(700), "cut early");
-        rig.relays[0].log().ended(2);
-        let text = rig.relays[0].log().text();
-        assert_eq!(text.matches("timeout-lifetime").count(), 4, "both directions of both: {text}");
+        rig.relays.iter().for_each(|relay| drop(relay.log().ended(2)));
+        // of two relays either may be the first to have had enough
+        let texts: String = rig.relays.iter().map(|relay| relay.log().text()).collect();
+        let lines = texts.lines().filter(|line| line.contains("session ended"));
+        let over = lines.filter(|line| line.matches("timeout-lifetime").count() == 2).count();
+        assert!(over >= 2, "both directions of both: {texts}");
         drop((quiet, quiet_server));
         rig.finish();
     }

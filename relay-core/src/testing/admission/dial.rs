@@ -26,10 +26,11 @@ pub enum AtDial {
 /// First and last pause, in milliseconds.
 type Pauses = (u64, u64);
 
-/// A dialer of two addresses and what is known about it.
+/// A dialer and what is known about it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct DialScene {
     dialer: Dialer,
+    addresses: usize,
     now: Instant,
     /// Which address is next; none during a pause or a try, and in the end.
     due: Option<usize>,
@@ -51,16 +52,16 @@ pub struct DialScene {
     try_ends: Option<Instant>,
 }
 
-/// Of which each address has two in the first round.
+/// Of which two addresses have two each in the first round.
 const TIMEOUT: Duration = Duration::from_secs(8);
-const ADDRESSES: usize = 2;
 
 impl DialScene {
-    /// Not dialed yet.
+    /// So many addresses, not dialed yet.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub fn new(addresses: usize, seed: u64) -> Self {
         Self {
-            dialer: Dialer::new(ADDRESSES, Some(TIMEOUT), seed),
+            dialer: Dialer::new(addresses, Some(TIMEOUT), seed),
+            addresses,
             now: Instant::from_nanos(1_000_000),
             due: Some(0),
             trying: None,
@@ -72,7 +73,7 @@ impl DialScene {
             last_failure: None,
             draining: false,
             failures_left: 8,
-            share: TIMEOUT / 4,
+            share: TIMEOUT / (2 * u32::try_from(addresses).unwrap_or(u32::MAX)),
             try_ends: None,
         }
     }
@@ -95,7 +96,7 @@ impl DialScene {
         let Some(at) = self.trying.take().or_else(|| self.due.take()) else { return };
         let asked = Self::pauses_for(failure);
         self.patience = self.patience.into_iter().chain(asked).min_by_key(|pauses| pauses.1);
-        if at + 1 < ADDRESSES {
+        if at + 1 < self.addresses {
             self.due = Some(at + 1);
             return;
         }
@@ -140,7 +141,8 @@ impl Scene for DialScene {
             AtDial::Start => {
                 next.dialer.started(next.now);
                 next.trying = next.due.take();
-                next.try_ends = Some(next.now + next.share);
+                // the only one has all the time there is
+                next.try_ends = (next.addresses > 1).then(|| next.now + next.share);
             }
             AtDial::Fail(failure) => {
                 next.dialer.failed(next.now, failure);

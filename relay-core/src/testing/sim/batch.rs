@@ -64,7 +64,9 @@ pub fn tell_all<T: Send>(seeds: Seeds, story: impl Fn(u64) -> Result<T, String> 
                 break;
             }
             let seed = seeds.from.wrapping_add(at);
-            match story(seed) {
+            // A panic that nobody else has caught must not get away without its seed.
+            let story = std::panic::AssertUnwindSafe(|| story(seed));
+            match std::panic::catch_unwind(story).unwrap_or_else(|panic| Err(words(panic.as_ref()))) {
                 Ok(result) => mine.push(result),
                 Err(text) => {
                     next.store(u64::MAX / 2, Ordering::Relaxed);
@@ -85,4 +87,10 @@ pub fn tell_all<T: Send>(seeds: Seeds, story: impl Fn(u64) -> Result<T, String> 
         panic!("{text}");
     }
     told.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a panic said.
+pub(super) fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").into()
 }

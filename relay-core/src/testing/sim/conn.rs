@@ -6,7 +6,7 @@ use std::string::String;
 
 use super::super::model::Model;
 use super::super::rng::Rng;
-use super::super::rules::{Rule, Violation, demand_that};
+use super::super::rules::{Rule, Violation, check_reasons, demand_that};
 use super::net::Net;
 use super::peer::{Peer, Seen};
 use super::plan::{Ends, Faults, Plan};
@@ -347,10 +347,13 @@ impl<C: Codec> Conn<C> {
         })?;
         let late = self.drain_until.is_some_and(|until| until <= now) && self.outcome().is_none();
         demand_that(Rule::S8, !late, || format!("still open at {now:?} after the drain's deadline"))?;
-        if fired && let Some(model) = &mut self.model {
-            model.give_up();
+        if fired
+            && let Some(model) = &mut self.model
+            && let Some((_, timer)) = due
+        {
+            model.give_up(EndReason::TimedOut(timer));
         }
-        Ok(())
+        self.check_reasons()
     }
 
     /// The runtime runs what is runnable. Whether the transport was called.
@@ -499,7 +502,11 @@ impl<C: Codec> Conn<C> {
                 format!("{leg}: demands {is:?}, by the transport's calls {ought:?}")
             })?;
         }
-        Ok(())
+        self.check_reasons()
+    }
+
+    fn check_reasons(&self) -> Result<(), Violation> {
+        self.model.as_ref().map_or(Ok(()), |model| check_reasons(model, self.outcome()))
     }
 
     /// L5: idle means that nothing which is demanded could be done.
@@ -596,7 +603,8 @@ impl<C: Codec> Conn<C> {
         let wire = &mut self.net.wires[leg];
         let was_gone = wire.gone;
         if !was_gone {
-            peer.finish(wire, outcome.close[leg] != Close::Orderly);
+            // A connection that is closed as dead and is not shows its peer a FIN.
+            peer.finish(wire, outcome.close[leg] == Close::Reset);
         }
         self.judge_alert(leg, peer, outcome)?;
         let came = outcome.flows[leg.other()];

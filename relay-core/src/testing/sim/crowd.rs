@@ -311,11 +311,6 @@ impl<'a, F: Family> Crowd<'a, F> {
         let age = self.now.since(entry.since);
         let fair = if entry.conn.net.wires[Leg::Front].heard { Gate::PATIENCE } else { Gate::SILENCE };
         demand_that(Rule::A5, age >= fair, || format!("{stranger:?} is sent away after {age:?}"))?;
-        std::eprintln!(
-            "EVICT heard={} relay={} age={age:?}",
-            entry.conn.net.wires[Leg::Front].heard,
-            entry.conn.relay.has_heard(Leg::Front)
-        );
         entry.evicted = Some(age);
         entry.conn.evict(self.now);
         Ok(true)

@@ -408,8 +408,9 @@ impl Net {
             return Err(TryError::Failed(failure));
         }
         if wire.dead_end {
-            self.told.push(Input::WriteFailed(leg, Failure::WriteZero));
-            return Ok(0);
+            let failure = [Failure::WriteZero, Failure::Exhausted, Failure::Os(5)][self.rng.below(3)];
+            self.told.push(Input::WriteFailed(leg, failure));
+            return if failure == Failure::WriteZero { Ok(0) } else { Err(TryError::Failed(failure)) };
         }
         match wire.from_relay.room() {
             0 => {

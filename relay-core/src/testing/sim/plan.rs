@@ -28,7 +28,7 @@ pub struct Faults {
     pub slots: bool,
     /// Peers reset.
     pub reset: bool,
-    /// Writes take nothing, without a word.
+    /// Writes take nothing, or fail for a reason of our own machine; the peer knows nothing of it.
     pub dead_end: bool,
     /// Peers vanish without their orderly end.
     pub truncate: bool,

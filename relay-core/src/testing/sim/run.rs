@@ -7,6 +7,7 @@ use std::string::String;
 use super::super::rng::Rng;
 use super::super::rules::{Rule, Violation, demand_that};
 use super::Family;
+use super::batch::words;
 use super::conn::Conn;
 use super::plan::Plan;
 use crate::admission::Dialer;
@@ -67,11 +68,8 @@ const fn is_of_worn_keys(reason: EndReason) -> bool {
 /// Runs `play`; a panic in it breaks C1, unless it names its rule itself.
 pub(super) fn guarded<T>(play: impl FnOnce() -> Result<T, Violation>) -> Result<T, Violation> {
     // What is left behind is only described, and then thrown away.
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(play)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
-        Err(Violation { rule: Rule::C1, detail: text.into() })
-    })
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(play))
+        .unwrap_or_else(|panic| Err(Violation { rule: Rule::C1, detail: words(panic.as_ref()) }))
 }
 
 impl<'a, F: Family> Sim<'a, F> {
