@@ -127,6 +127,7 @@ pub(crate) fn run(
         sessions: Arc::clone(&sessions),
         metrics: Arc::clone(&metrics),
         drain_timeout: asked.serving.timeouts.drain,
+        retire_timeout: asked.retire,
     });
     let clients = Clients::new(listener, asked.allowed.clone());
     let desk = Desk { manager, clients, feed, inbox, post: post.clone(), wished, metrics, scrapes, legacy };
@@ -383,7 +384,6 @@ impl Desk {
     fn handed(&mut self, handed: Result<bool, String>) {
         match handed {
             Ok(has_control) => {
-                log::info!("another process has taken over; what is open here goes on to its end");
                 if has_control && let Some(listener) = self.clients.listener() {
                     listener.hand().leave();
                 }

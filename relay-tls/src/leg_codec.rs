@@ -5,7 +5,7 @@ use relay_core::error::Failure;
 
 use crate::TlsCodec;
 
-/// See the [module](self).
+/// The framing of a leg: none or TLS, chosen when it comes up.
 #[derive(Debug)]
 pub enum LegCodec {
     /// Plaintext.

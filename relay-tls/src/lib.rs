@@ -31,6 +31,7 @@
 //! - TLS 1.3 only, always mutual, never resumed, no early data, no ALPN, no key log.
 //! - A certificate is judged by webpki: chain, dates, purpose, revocation where lists are given.
 //!   Then comes the question whether it is *whom we expect*: [`Identity`].
+//! - A peer that was let in stays until its session ends, unless somebody asks again: [`LivePeers`].
 //! - Peers that are refused get the alert of RFC 8446 section 6.2 that says why.
 //! - Nothing that a peer or a file sends makes this crate panic, and all that it can make the crate
 //!   hold is bounded.

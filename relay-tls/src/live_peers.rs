@@ -24,7 +24,12 @@ use crate::hooks::{self, Rejection};
 use crate::peer::{self, PeerInfo};
 use crate::verify::{Clients, Servers};
 
-/// See the [module](self). Clones are the same.
+/// The peers of open sessions, kept so that they can be judged again: by the rules of a later set of files, and
+/// at a later time. Clones are the same.
+///
+/// What a peer showed is kept once for all sessions whose peers showed the same, for as long as one of them is
+/// open. It is judged by the handshake's own verifier: whoever would not be let in any more is found, and nobody
+/// else. That takes no clock and no thread of its own; somebody calls [`review`](Self::review).
 ///
 /// To be given to [`ServerTlsBuilder::live_peers`](crate::ServerTlsBuilder::live_peers) and
 /// [`ClientTlsBuilder::live_peers`](crate::ClientTlsBuilder::live_peers), of one set of settings after the other.

@@ -75,8 +75,8 @@ class Traffic:
         self.finding, self.rng = finding, rng
         self.lock = threading.Lock()
         self.present = {}
-        # Connections that nobody has answered yet, by key: a listener that is closed takes those along that it has not
-        # accepted, so it is not closed before.
+        # Connections that nobody has answered yet, by key: a listener that is closed takes those along whose TCP
+        # handshake is not complete, so it is not closed before.
         self.young = {}
         self.running = threading.Event()
         self.workers = []

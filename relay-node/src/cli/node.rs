@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::ValueParser;
 use clap::{Arg, ArgMatches, Command, ValueHint};
@@ -12,7 +13,9 @@ use relay_migration::{BaseDir, PortRange};
 use super::args::{
     all, endpoint, flag, given, holder_arg, many, one, required, rights, rights_args, text, those_given,
 };
-use super::serving::{Serving, TlsFiles, metrics, rate, rate_arg, serving, tls_files, with_serving};
+use super::serving::{
+    Serving, TlsFiles, limit, metrics, rate, rate_arg, serving, timeout, tls_files, with_serving,
+};
 use super::target::{self, Address};
 use crate::bandwidth::Rate;
 use crate::endpoint::Endpoint;
@@ -39,6 +42,8 @@ pub struct Node {
     pub range: Option<PortRange>,
     /// The control socket of a process whose place is to be taken.
     pub takeover: Option<Endpoint>,
+    /// How long open sessions may go on once another process has taken over; `None` for ever.
+    pub retire: Option<Duration>,
     /// What a restart is to know.
     pub state_dir: Option<PathBuf>,
     /// Where requests may name sockets; empty for anywhere.
@@ -56,6 +61,9 @@ pub struct Node {
     /// Bytes a second for each migration.
     pub bandwidth_per_key: Rate,
 }
+
+/// Longer than any migration takes. Nobody's connection is to keep a former process for weeks.
+const RETIRE: Option<Duration> = Some(Duration::from_secs(24 * 3600));
 
 /// Who may use the control API besides this process' own user and root.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -108,10 +116,16 @@ pub(super) fn command(name: &str) -> Command {
         .args(vmi_args())
         .args(rights_args())
         .arg(holder_arg());
-    with_serving(command).arg(rate_arg(
-        "bandwidth-per-key",
-        "The same for each migration, whatever the number of its connections [default: off]",
-    ))
+    with_serving(command)
+        .arg(rate_arg(
+            "bandwidth-per-key",
+            "The same for each migration, whatever the number of its connections [default: off]",
+        ))
+        .arg(timeout(
+            "retire-timeout",
+            "For open sessions to finish here once another process has taken over (--takeover)",
+            RETIRE,
+        ))
 }
 
 fn vmi_args() -> [Arg; 4] {
@@ -205,6 +219,7 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Node, String> {
         state_dir: given(matches, "state-dir"),
         socket_dirs: all(matches, "socket-dir"),
         takeover,
+        retire: limit(matches, "retire-timeout", RETIRE),
         rights,
         holder: given(matches, "backend-owner"),
         tls: tls_files(matches, wanted, "so is --plain")?,

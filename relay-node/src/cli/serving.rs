@@ -257,7 +257,8 @@ pub(super) fn tls_files(
     }
 }
 
-fn timeout(name: &'static str, help: &'static str, default: Option<Duration>) -> Arg {
+/// An option whose value is a time or `off`.
+pub(super) fn timeout(name: &'static str, help: &'static str, default: Option<Duration>) -> Arg {
     let default = default.map_or_else(|| "off".to_owned(), quantity::display);
     one(name, "TIME", ValueParser::new(Limit::parse))
         .help_heading("Time limits")
@@ -281,8 +282,13 @@ fn timeout_args() -> [Arg; 7] {
     ]
 }
 
+/// What was given for it.
+pub(super) fn limit(matches: &ArgMatches, name: &str, default: Option<Duration>) -> Option<Duration> {
+    matches.get_one::<Limit>(name).map_or(default, |limit| limit.0)
+}
+
 fn timeouts(matches: &ArgMatches) -> Timeouts {
-    let limit = |name: &str, default| matches.get_one::<Limit>(name).map_or(default, |limit| limit.0);
+    let limit = |name, default| limit(matches, name, default);
     let default = Timeouts::default();
     Timeouts {
         dial: limit("dial-timeout", default.dial),

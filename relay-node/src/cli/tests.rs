@@ -84,6 +84,18 @@ fn sockets_and_loops_are_as_wished() {
 const TLS: &str = "--tls-cert c --tls-key k --tls-ca a";
 
 #[test]
+fn a_daemon_that_was_succeeded_stays_for_a_day_unless_told_otherwise() {
+    let retire = |more: &str| match run(&format!("node --control unix:/c --plain {more}")) {
+        Ok(Action::Node(asked)) => asked.retire,
+        other => panic!("{other:?}"),
+    };
+    let hours = |hours: u64| Some(Duration::from_secs(hours * 3600));
+    assert_eq!((retire(""), retire("--retire-timeout 2h")), (hours(24), hours(2)));
+    assert_eq!(retire("--retire-timeout off"), None);
+    assert!(misuse("forward --listen unix:@a --connect unix:@b --retire-timeout 2h").contains("retire"));
+}
+
+#[test]
 fn revoke_live_is_for_whoever_relays_with_tls() {
     let lines = [
         "forward --listen tls:[::]:0 --connect unix:/x",

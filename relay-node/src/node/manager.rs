@@ -94,6 +94,8 @@ pub(super) struct Parts {
     pub(super) sessions: Arc<SessionTable>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) drain_timeout: Option<Duration>,
+    /// Once there is a successor.
+    pub(super) retire_timeout: Option<Duration>,
 }
 
 /// See the [module](self).
@@ -297,7 +299,8 @@ impl Manager {
     /// The operator wishes to stop: nothing new from now on, and the rest within its time.
     pub(super) fn drain(&mut self) {
         if self.succession == Succession::Over {
-            self.until = self.parts.drain_timeout.map(|timeout| self.now() + timeout);
+            let until = self.parts.drain_timeout.map(|timeout| self.now() + timeout);
+            self.until = self.until.into_iter().chain(until).min();
             return self.stop_if_over();
         }
         self.shut_down(self.parts.drain_timeout, |_| Waiter::Nobody);

@@ -53,8 +53,13 @@ fn succeed(program: PathBuf, scratch: &Scratch) -> Node {
 
 impl Stage {
     fn new(program: PathBuf) -> (Self, Node) {
+        Self::with(program, &[])
+    }
+
+    /// The same with more options for the node.
+    fn with(program: PathBuf, more: &[&str]) -> (Self, Node) {
         let scratch = Scratch::new();
-        let node = start(program, &scratch, &[]);
+        let node = start(program, &scratch, more);
         let sink = Sink::new(&Kind::Unix.endpoint(&scratch), &Authority::common().issue("node").server());
         let body = json!({"backends": {"0": sink.at().path()}}).to_string();
         let target = node.ask("PUT", "/v1/targets/vm1", &body);
@@ -180,6 +185,35 @@ fn what_is_open_goes_on_in_the_old_one_which_then_ends() {
     let (client, server) = stage.connect(0);
     transfer(&client, &server, 5, MIB);
     transfer(&server, &client, 6, MIB);
+    for name in ["targets", "sources"] {
+        node.ask("DELETE", &format!("/v1/{name}/vm1"), "");
+    }
+    node.finish();
+}
+
+/// Somebody is silent, and does not go.
+#[test]
+fn the_old_one_does_not_stay_for_ever() {
+    let (stage, mut former) = Stage::with(program(), &["--retire-timeout", "2s"]);
+    let (client, server) = stage.connect(0);
+    client.write_all(b"here").expect("taken");
+    expect(&server, b"here");
+    wait_for_metrics_of(&former, &stage.scratch);
+    let mut node = succeed(back_program(), &stage.scratch);
+    former.wait_logged("another process has taken over");
+    // For a moment both accept.
+    let (new_client, new_server) = loop {
+        let pair = stage.connect(0);
+        if node.ask("GET", "/v1/sessions", "")["sessions"].as_array().is_some_and(|all| !all.is_empty()) {
+            break pair;
+        }
+    };
+    assert!(client.read(&mut [0]).is_err(), "cut, and not as if it were over");
+    assert_eq!(former.exit_code(), Some(3), "{}", former.logged());
+    assert!(former.logged().contains("timeout-drain"), "{}", former.logged());
+    // Only the old one's.
+    transfer(&new_client, &new_server, 1, MIB);
+    transfer(&new_server, &new_client, 2, MIB);
     for name in ["targets", "sources"] {
         node.ask("DELETE", &format!("/v1/{name}/vm1"), "");
     }

@@ -13,6 +13,7 @@ use super::{COUNT, ClientId, Manager};
 use crate::control::{Command, Sessions};
 use crate::handed::Handed;
 use crate::listen::Listener;
+use crate::quantity;
 use crate::sessions::RouteId;
 
 /// Whether another process takes this one's place.
@@ -111,9 +112,16 @@ impl Manager {
         self.succession = Succession::None;
     }
 
-    /// The successor has everything. What is open here goes on to its end, for however long that takes.
+    /// The successor has everything. What is open here goes on to its end, within its time.
     pub(in crate::node) fn let_go(&mut self) {
+        let (sessions, timeout) = (self.parts.sessions.len(), self.parts.retire_timeout);
+        let at_most = timeout.map_or_else(|| "for ever".to_owned(), quantity::display);
+        log::info!(
+            sessions, at_most = at_most.as_str();
+            "another process has taken over; what is open here goes on to its end"
+        );
         self.succession = Succession::Over;
+        self.until = timeout.map(|timeout| self.now() + timeout);
         self.count_next = Some(self.now() + COUNT);
         // Both are the successor's by now.
         (self.parts.state, self.parts.reconciler) = (None, None);
