@@ -1,7 +1,7 @@
 //! The system calls that a node program may make (seccomp(2)), whatever becomes of it.
 //!
 //! A list of what is allowed, for new system calls are where the kernel's new mistakes are. It is generous on
-//! purpose: what strace(1) shows of this workspace's suites, and for each of those its siblings, which the next
+//! purpose: what strace(1) shows of this workspace's suites (`tests/sandbox/calls`), and for each of those its siblings, which the next
 //! libc or runtime may prefer, as systemd groups them (`systemd-analyze syscall-filter`: @basic-io, @io-event,
 //! @network-io, @signal, @sync, @timer, and of @file-system, @process and @memory what is of use here).
 //!
