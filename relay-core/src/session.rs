@@ -8,7 +8,8 @@
 //!
 //! A runtime performs what is demanded, when the transport lets it, and reports what came of it.
 //! It may do so in any order. A report that was not demanded is a bug of the runtime and panics
-//! with the rule that was broken; nothing that a peer does can panic here.
+//! with the rule that was broken, as far as the ledger can tell: a failure may be reported of any leg
+//! that is there. Nothing that a peer does can panic here.
 
 mod outcome;
 
@@ -294,6 +295,8 @@ impl Session {
     }
 
     fn on_eof(&mut self, now: Instant, leg: Leg) {
+        let reads = matches!(self.flows[leg].phase(), Phase::Open | Phase::Discarding);
+        assert!(reads && self.is_connected(leg), "contract: Eof only of a leg that is read from, and once");
         if let Some(failure) = self.doomed[leg] {
             return self.on_read_failed(leg, failure);
         }
@@ -332,6 +335,7 @@ impl Session {
     }
 
     fn on_read_failed(&mut self, leg: Leg, failure: Failure) {
+        assert!(self.legs[leg] != Reach::Held, "contract: Back is not touched before Front is authenticated");
         self.dead[leg] |= failure.is_of_transport();
         if self.legs[leg] == Reach::Up {
             self.flows[leg].apply(Event::SourceFailed, Some(EndReason::SourceFailed(failure)));
@@ -341,6 +345,7 @@ impl Session {
     }
 
     fn on_write_failed(&mut self, now: Instant, leg: Leg, failure: Failure) {
+        assert!(self.is_connected(leg), "contract: WriteFailed only of a leg that is connected");
         self.dead[leg] |= failure.is_of_transport();
         if self.legs[leg] != Reach::Up {
             return self.give_up(EndReason::SetupFailed(leg, failure));
@@ -358,6 +363,10 @@ impl Session {
             // Its peer has noticed nothing and may wait for us for ever, as we would for it.
             self.flows[leg].apply(Event::SourceFailed, Some(EndReason::SourceFailed(failure)));
         }
+    }
+
+    fn is_connected(&self, leg: Leg) -> bool {
+        matches!(self.legs[leg], Reach::Securing { .. } | Reach::Up)
     }
 
     fn on_distrusted(&mut self, leg: Leg, why: Distrust) {

@@ -108,6 +108,55 @@ fn a_plain_peer_is_distrusted() {
 }
 
 #[test]
+#[should_panic(expected = "contract: Eof only of a leg that is read from, and once")]
+fn an_end_twice() {
+    session(&[UP, Input::Eof(Leg::Front), Input::Eof(Leg::Front)]);
+}
+
+#[test]
+#[should_panic(expected = "contract: Eof only of a leg that is read from, and once")]
+fn an_end_of_what_is_not_connected() {
+    session(&[Input::Eof(Leg::Back)]);
+}
+
+#[test]
+#[should_panic(expected = "contract: WriteFailed only of a leg that is connected")]
+fn a_failed_write_to_what_is_not_connected() {
+    session(&[Input::WriteFailed(Leg::Back, Failure::Reset)]);
+}
+
+#[test]
+#[should_panic(expected = "contract: Back is not touched before Front is authenticated")]
+fn a_failed_dial_before_front_is_known() {
+    let config = Config { secure: PerLeg::new(true, false), ..Config::new(4) };
+    Session::new(config, NOW).handle(NOW, Input::ReadFailed(Leg::Back, Failure::Refused));
+}
+
+#[test]
+#[should_panic(expected = "contract: Held only while something is to be read, and once")]
+fn held_twice() {
+    session(&[UP, Input::Held, Input::Held]);
+}
+
+#[test]
+#[should_panic(expected = "contract: Released only while held")]
+fn released_before_it_was_held() {
+    session(&[UP, Input::Released]);
+}
+
+#[test]
+#[should_panic(expected = "contract: Queued and Turn only while Back is to be dialed")]
+fn queued_when_it_is_there() {
+    session(&[UP, Input::Queued]);
+}
+
+#[test]
+#[should_panic(expected = "contract: a turn begins in the past")]
+fn a_turn_in_the_future() {
+    session(&[Input::Turn(NOW + Duration::from_secs(1))]);
+}
+
+#[test]
 #[should_panic(expected = "contract: time never runs back")]
 fn time_runs_back() {
     session(&[UP]).handle(Instant::ZERO, Input::Eof(Leg::Front));
