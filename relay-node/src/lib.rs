@@ -38,6 +38,7 @@ pub mod failure;
 #[cfg(feature = "testing")]
 pub mod fuzz;
 mod handed;
+mod herald;
 pub mod inherited;
 mod interface;
 pub mod lifecycle;

@@ -5,11 +5,13 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use log::kv::{self, Key, Value, VisitSource, VisitValue};
 use log::{LevelFilter, Record};
 
+use crate::failure::in_words;
 use crate::log_queue::LineQueue;
 
 /// How lines look.
@@ -45,11 +47,28 @@ pub fn start(format: Format, level: LevelFilter) {
     }
 }
 
-/// A line for standard output, where programs read. It goes out at once; that nobody may be
-/// reading is no reason to stop relaying.
+/// Why a line could not be written to standard output, the first time.
+static UNWRITTEN: OnceLock<String> = OnceLock::new();
+
+/// A line for standard output, where programs read. It goes out at once. That it could not be written is no
+/// reason to stop relaying, but one to warn, unless it is because the reader has gone away.
 pub(crate) fn say(line: &str) {
     let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let why = UNWRITTEN.get_or_init(|| in_words(&error)).as_str();
+            log::warn!(error = why; "could not write to standard output: {line}");
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// Whether all that was said could be written, for a command that has done nothing else.
+///
+/// # Errors
+/// One line.
+pub(crate) fn all_said() -> Result<(), String> {
+    UNWRITTEN.get().map_or(Ok(()), |why| Err(format!("could not write to standard output: {why}")))
 }
 
 /// A line for people, on standard error.

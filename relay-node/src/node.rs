@@ -30,6 +30,7 @@ use crate::bandwidth::Rates;
 use crate::cli::Node;
 use crate::control::{self, Beat, Command, Commands};
 use crate::crowd::Crowded;
+use crate::herald::Herald;
 use crate::inherited::Inherited;
 use crate::listen::{ListenOptions, Rights, listen, take_over};
 use crate::logging::say;
@@ -76,6 +77,8 @@ pub(crate) fn run(
     let pair = || control::channel().map_err(|e| Failed::at("could not make a socket pair", e));
     let ((to_loops, commands), (wishes, wished)) = (pair()?, pair()?);
     let (post, inbox) = inbox::inbox().map_err(|e| Failed::at("could not make a socket pair", e))?;
+    let started = post.clone();
+    let herald = Herald::new(&to_loops, move || started.tell(|news| news.started = true));
     watch_signals(wishes)?;
     if let Some(tls) = tls {
         tls.enforce(to_loops.clone()).map_err(|e| Failed::at("could not start a thread", e))?;
@@ -136,9 +139,8 @@ pub(crate) fn run(
         .spawn(move || desk.work(restored))
         .map_err(|e| Failed::at("could not start the manager's thread", e))?;
     sandbox.tell();
-    if asked.takeover.is_none() {
-        say(&format!("listening {local}"));
-    }
+    let listening = asked.takeover.is_none().then(|| format!("listening {local}"));
+    herald.announce(listening.into_iter().collect());
     let server = Server {
         limits: descriptors::limits(asked.serving.max_sessions),
         routes: Vec::new(),
@@ -260,7 +262,7 @@ impl Desk {
     fn work(mut self, restored: Vec<(By, Request)>) -> bool {
         self.manager.restore(restored);
         // A predecessor that still runs waits for all of it; one that does not has left us time.
-        let mut is_ready = self.legacy.is_some();
+        let (mut is_ready, mut is_started) = (self.legacy.is_some(), false);
         if self.legacy.is_some() {
             while self.manager.is_restoring() {
                 self.manager.restore_some();
@@ -270,7 +272,8 @@ impl Desk {
         }
         loop {
             self.manager.restore_some();
-            let is_new = !is_ready && !self.manager.is_restoring() && !self.manager.is_draining();
+            let is_new =
+                !is_ready && is_started && !self.manager.is_restoring() && !self.manager.is_draining();
             if is_new {
                 is_ready = true;
                 service::ready();
@@ -294,6 +297,7 @@ impl Desk {
             if news.over {
                 return self.manager.is_aborted();
             }
+            is_started |= news.started;
             if news.running {
                 self.take_over();
             }

@@ -60,9 +60,11 @@ pub(crate) fn begin_metrics(
     let Some(at) = at else { return Ok(None) };
     let listener = listen(at, &metrics_options(), inherited)
         .map_err(|e| Failed::at(format_args!("cannot listen on {at} for metrics"), e))?;
-    say(&format!("metrics {}", listener.local()));
-    let scrapes = metrics::start(listener, Arc::clone(metrics));
-    scrapes.map(Some).map_err(|e| Failed::at("could not start a thread for metrics", e))
+    let local = listener.local().clone();
+    let scrapes = metrics::start(listener, Arc::clone(metrics))
+        .map_err(|e| Failed::at("could not start a thread for metrics", e))?;
+    say(&format!("metrics {local}"));
+    Ok(Some(scrapes))
 }
 
 /// The same as soon as the process whose place is taken has let go of it.

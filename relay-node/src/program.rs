@@ -13,6 +13,7 @@ use crate::control::{self, Controller};
 use crate::demo;
 use crate::descriptors;
 use crate::endpoint::Endpoint;
+use crate::herald::Herald;
 use crate::inherited::Inherited;
 use crate::log_queue;
 use crate::logging::{self, complain, say};
@@ -47,7 +48,7 @@ pub fn main(runtime: &impl Runtime, name: &'static str) -> ExitCode {
         Ok(action) => run(runtime, name, action, inherited),
         Err(Early::Told(text)) => {
             say(text.trim_end());
-            return ExitCode::SUCCESS;
+            logging::all_said().map(|()| Served::default()).map_err(Failed)
         }
         Err(Early::Misused(line)) => {
             complain(&format!("{name}: {line}"));
@@ -105,15 +106,18 @@ fn run(
             logging::start(asked.log_format, LevelFilter::Error);
             sandbox.tell();
             demo::run(runtime, &asked).map_err(|e| Failed::at("the demo failed", e))?;
+            logging::all_said().map_err(Failed)?;
             return Ok(Served::default());
         }
         Action::Status(asked) => {
             status::run(&asked).map_err(Failed)?;
+            logging::all_said().map_err(Failed)?;
             return Ok(Served::default());
         }
         Action::Check(asked) => {
             logging::start(logging::Format::Text, LevelFilter::Warn);
             check::run(&asked).map_err(Failed)?;
+            logging::all_said().map_err(Failed)?;
             return Ok(Served::default());
         }
         Action::Uri(asked) => uri::run(&asked).map_err(Failed)?,
@@ -121,6 +125,7 @@ fn run(
         Action::Man => cli::man(name),
     };
     say(printed.trim_end());
+    logging::all_said().map_err(Failed)?;
     Ok(Served::default())
 }
 
@@ -143,6 +148,7 @@ fn serve(
     let tls = begin(&sandbox, serving, files)?;
     let (controller, commands) =
         control::channel().map_err(|e| Failed::at("could not make a socket pair", e))?;
+    let herald = Herald::new(&controller, service::ready);
     if let Some(tls) = &tls {
         tls.enforce(controller.clone()).map_err(|e| Failed::at("could not start a thread", e))?;
     }
@@ -152,13 +158,8 @@ fn serve(
     let sessions = SessionTable::new();
     let metrics = Arc::new(Metrics::new(program, Arc::clone(&sessions), tls));
     let _scrapes = opening::begin_metrics(at, &metrics, &mut inherited)?;
-    for route in &routes {
-        say(&format!("listening {}", route.listener.local()));
-    }
-    if let Some(answer) = answer {
-        say(&answer);
-    }
-    service::ready();
+    let listening = routes.iter().map(|route| format!("listening {}", route.listener.local()));
+    herald.announce(listening.chain(answer).collect());
     sandbox.tell();
     sessions.bandwidth().set(Rates { process: serving.bandwidth, ..Rates::default() });
     let server = Server {

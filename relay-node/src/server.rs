@@ -43,6 +43,9 @@ pub trait Runtime: Sync {
     /// session [`drain_deadline`](Server::drain_deadline), returns when the last has ended. On `Abort`: the
     /// same with all sessions aborted, and nobody accepted any more.
     ///
+    /// A `Beat` is passed on once everything is there that the loops need, and every loop lets its copy go: a
+    /// program says that it listens when the first one has come through.
+    ///
     /// # Errors
     /// If the loop itself can't be set up or fails. A session's or an accept's failure is none.
     ///

@@ -177,17 +177,18 @@ fn closed_socket() -> io::Result<Socket> {
 /// Takes note of the file just made and gives it its owner and mode: by a descriptor, so that it is the
 /// same file even if somebody who may write to the directory has put another in its place.
 fn settle(path: &Path, rights: Rights) -> io::Result<SocketFile> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.file_type().is_socket() {
-        return Err(io::Error::other("the socket file was replaced while it was being made"));
+    let replaced = || io::Error::other("the socket file was replaced while it was being made");
+    // Before anything that takes a descriptor: there may be none left, and then the file is to go again.
+    let found = fs::symlink_metadata(path)?;
+    if !found.file_type().is_socket() {
+        return Err(replaced());
     }
-    let made = SocketFile {
-        path: path.to_owned(),
-        id: FileId::of(&metadata),
-        _directory: None,
-        left: Arc::default(),
-    };
+    let made =
+        SocketFile { path: path.to_owned(), id: FileId::of(&found), _directory: None, left: Arc::default() };
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
+    if FileId::of(&file.metadata()?) != made.id {
+        return Err(replaced());
+    }
     // O_PATH descriptors take no fchmod(2); the magic link names the very same inode (proc(5)).
     let same = format!("/proc/self/fd/{}", file.as_raw_fd());
     if let Some(owner) = rights.owner {

@@ -15,7 +15,9 @@ pub(super) struct News {
     pub(super) closed: Vec<RouteId>,
     /// A session has ended.
     pub(super) sessions: bool,
-    /// All loops run: what a predecessor left may be taken over for good.
+    /// All loops run.
+    pub(super) started: bool,
+    /// All loops run, and have what they were given: what a predecessor left may be taken over for good.
     pub(super) running: bool,
     /// What became of handing over: whether the control socket went along, or why nothing did.
     pub(super) handed: Option<Result<bool, String>>,

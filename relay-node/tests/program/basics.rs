@@ -253,3 +253,26 @@ fn two_nodes_by_tls_check_identities_and_reload_on_hangup() {
         source_log.split("back_session=").nth(1).expect("an id").split_whitespace().next().expect("an id");
     assert!(target_log.contains(&format!("front_session={id}")), "{id}\n{target_log}");
 }
+
+/// A disk that is full. Who has nothing but words to give has failed; who relays goes on, and says what is missing.
+#[test]
+fn words_that_could_not_be_written_are_an_error() {
+    let full = || fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+    for line in ["man", "completions bash", "uri --key x", "--help", "forward --help", "--version"] {
+        let output = program().args(line.split_whitespace()).stdout(full()).output().expect("spawn");
+        let log = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{line}: {log}");
+        assert!(log.lines().count() == 1 && log.contains("could not write to standard output"), "{log}");
+    }
+    let dir = Scratch::new();
+    let front = dir.path("front");
+    let mut command = program();
+    command.args(["forward", "--connect", "unix:@nobody-relay-test", "--listen", &format!("unix:{front}")]);
+    let child = command.stdout(full()).spawn().expect("spawn");
+    eventually("it listens", || UnixStream::connect(&front).ok());
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("our own child");
+    let output = child.wait_with_output().expect("wait");
+    let log = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    assert!(log.contains("WARN could not write to standard output: listening unix:"), "{log}");
+}

@@ -1,15 +1,18 @@
 //! What a relay leaves behind: nothing if it ends by itself, and nothing that stops the next one if it
 //! is killed.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use relay_conformance::peer::dial;
+use relay_conformance::relay::program;
 use relay_conformance::{Authority, Endpoint, Kind, Peer, Relay, Road, Scratch, Setup, Sink};
 use relay_conformance::{Rig, expect, receive, sized, skipped, transfer};
+use rustix::process::{Pid, Signal, kill_process};
 
 fn mode(at: &Endpoint) -> u32 {
     std::fs::symlink_metadata(at.path()).expect("a file").permissions().mode() & 0o777
@@ -219,4 +222,46 @@ fn a_socket_has_the_mode_that_was_asked_for() {
         let relay = Setup::new(&scratch.unix("entry"), "unix:@nobody").options(options).start();
         assert_eq!(mode(relay.at()), expected);
     }
+}
+
+/// With ever more descriptors a start gets ever further before it fails. However far it came, its file is gone, and
+/// it has not said that it listens unless it does.
+#[test]
+fn a_start_that_fails_for_want_of_descriptors_says_nothing_and_leaves_nothing() {
+    let scratch = Scratch::new();
+    let front = scratch.path("front.sock");
+    let before = scratch.names();
+    let (mut failed, mut listened) = (0, 0);
+    for descriptors in 5..64 {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n $1; shift; exec \"$@\"", "sh", &descriptors.to_string()]);
+        command.arg(program()).args(["forward", "--threads", "4", "--listen"]);
+        command.arg(format!("unix:{}", front.display())).args(["--connect", "unix:/nonexistent"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("a shell");
+        let mut said = String::new();
+        let mut out = BufReader::new(child.stdout.take().expect("piped"));
+        out.read_line(&mut said).expect("standard output");
+        if !said.is_empty() {
+            assert!(said.starts_with("listening unix:"), "{said}");
+            kill_process(Pid::from_child(&child), Signal::TERM).expect("our own child");
+        }
+        let done = child.wait_with_output().expect("its end");
+        let log = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(scratch.names(), before, "{descriptors} descriptors: {log}");
+        if said.is_empty() {
+            failed += 1;
+            assert!(!done.status.success(), "{descriptors} descriptors: {log}");
+        } else {
+            listened += 1;
+            assert!(
+                done.status.success(),
+                "{descriptors} descriptors: it said that it listens, and then {log}"
+            );
+        }
+        if listened >= 3 {
+            break;
+        }
+    }
+    assert!(failed >= 3 && listened >= 3, "{failed} starts failed, {listened} did not");
 }
