@@ -18,6 +18,22 @@ pub enum Host {
     Name(String),
 }
 
+impl Host {
+    /// Refuses a link-local address without its zone: it may be on any link, so nothing can be sent to it or
+    /// bound to it (RFC 4007 section 6, ipv6(7)).
+    ///
+    /// # Errors
+    /// One line that says what to write.
+    pub fn reachable(self) -> Result<Self, Invalid> {
+        match self {
+            Self::V6(address, None) if address.is_unicast_link_local() => invalid(format!(
+                "{address} is link-local, and so on every link: add this node's interface to it, as in {address}%eth0"
+            )),
+            Self::V4(_) | Self::V6(..) | Self::Name(_) => Ok(self),
+        }
+    }
+}
+
 impl From<IpAddr> for Host {
     fn from(address: IpAddr) -> Self {
         match address {
@@ -125,6 +141,18 @@ mod tests {
         ] {
             let error = text.parse::<Host>().expect_err(text).to_string();
             assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_link_local_address_needs_its_link() {
+        for text in ["fe80::1%eth0", "fd00::1", "::1", "10.1.1.1", "169.254.1.1", "node"] {
+            let host: Host = text.parse().expect(text);
+            assert_eq!(host.clone().reachable(), Ok(host));
+        }
+        for text in ["fe80::1", "febf::2"] {
+            let error = text.parse::<Host>().expect(text).reachable().expect_err(text).to_string();
+            assert!(error.contains(&format!("as in {text}%eth0")), "{error}");
         }
     }
 

@@ -128,6 +128,7 @@ fn what_is_wrong_is_told_with_the_right_status() {
         ("PUT", TARGET, r#"{"backends":{"0":"/a"}} x"#, 400, "trailing characters"),
         ("PUT", SOURCE, r#"{"target":"x","ports":{},"base_dir":"/r"}"#, 400, "ports is empty"),
         ("PUT", SOURCE, r#"{"target":"a b","ports":{"1":0},"base_dir":"/r"}"#, 400, "neither an address"),
+        ("PUT", SOURCE, r#"{"target":"fe80::1","ports":{"1":0},"base_dir":"/r"}"#, 400, "as in fe80::1%eth0"),
         ("PUT", SOURCE, r#"{"target":"x","ports":{"1":0},"base_dir":"r"}"#, 400, "does not begin with '/'"),
         (
             "PUT",

@@ -30,6 +30,13 @@ const fn is_global_unicast(address: IpAddr) -> bool {
     }
 }
 
+/// Sources are told an address without a zone, which is a matter of each node.
+pub(crate) fn warn_if_link_local(told: IpAddr) {
+    if matches!(told, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        log::warn!(address:% = told; "the address that sources are told is link-local: each has to add the interface that it has on that link, as in {told}%eth0");
+    }
+}
+
 /// Why an interface has no address for us.
 #[derive(Debug)]
 pub(crate) enum NoAddress {

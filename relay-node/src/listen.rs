@@ -248,7 +248,12 @@ fn listen_tcp(
         socket.set_reuse_port(false)?;
     }
     let bound = bound_address(&socket)?;
-    Ok(Listener::new(None, socket, kind(bound.into())))
+    let local = match &at.host {
+        // The kernel knows the zone by its number only.
+        host @ Host::V6(_, Some(_)) => HostPort { host: host.clone(), port: bound.port() },
+        Host::V4(_) | Host::V6(_, None) | Host::Name(_) => bound.into(),
+    };
+    Ok(Listener::new(None, socket, kind(local)))
 }
 
 /// Makes a TCP listener of one that a predecessor handed over.
@@ -346,6 +351,18 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_interval().expect("option").as_secs(), 15);
         assert_eq!(socket.tcp_keepalive_retries().expect("option"), 9);
         assert_eq!(socket.tcp_user_timeout().expect("option").map(|t| t.as_secs()), Some(150));
+    }
+
+    #[test]
+    fn a_zone_is_told_by_the_name_it_was_given() {
+        let listener = match listen_at("tcp:[::1%lo]:0") {
+            Ok(listener) => listener,
+            // a machine without IPv6
+            Err(e) if e.raw_os_error().is_some() => return,
+            Err(e) => panic!("{e}"),
+        };
+        let port = listener.port().expect("port");
+        assert_eq!(listener.local().to_string(), format!("tcp:[::1%lo]:{port}"));
     }
 
     #[test]

@@ -42,7 +42,7 @@ use crate::server::{Runtime, Served, Server};
 use crate::sessions::{RouteId, SessionTable};
 use crate::site::Site;
 use crate::tls::Tls;
-use crate::{descriptors, service};
+use crate::{descriptors, interface, service};
 
 use bounds::Bounds;
 use clients::Clients;
@@ -98,9 +98,11 @@ pub(crate) fn run(
         None => listen(at, &options, &mut inherited),
     };
     let listener = listener.map_err(|e| Failed::at(format_args!("cannot listen on {at}"), e))?;
+    inherited.tell_left();
     let local = listener.local().clone();
 
     let networks = Networks::new(asked.bind.clone(), asked.advertise, sessions.clock().now());
+    interface::warn_if_link_local(networks.network().advertise);
     let site = Site {
         zone: networks.zone(),
         holder: asked.holder,

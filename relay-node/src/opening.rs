@@ -164,6 +164,7 @@ pub(crate) fn target(asked: &Target, tls: Option<&Arc<Tls>>) -> Result<Opening, 
     if let Some(found) = found.filter(|found| *found != bind) {
         tell_advertised(found);
     }
+    interface::warn_if_link_local(address);
     Ok(Opening { routes, answer: Some(json(&Ports { ports, address })?) })
 }
 

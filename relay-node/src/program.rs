@@ -158,6 +158,7 @@ fn serve(
     let sessions = SessionTable::new();
     let metrics = Arc::new(Metrics::new(program, Arc::clone(&sessions), tls));
     let _scrapes = opening::begin_metrics(at, &metrics, &mut inherited)?;
+    inherited.tell_left();
     let listening = routes.iter().map(|route| format!("listening {}", route.listener.local()));
     herald.announce(listening.chain(answer).collect());
     sandbox.tell();

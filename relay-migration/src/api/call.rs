@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::error::ApiError;
 use crate::backends::Backends;
+use crate::host::Host;
 use crate::invalid::shown;
 use crate::key::Key;
 use crate::ports::PortMap;
@@ -178,7 +179,7 @@ fn set_source(key: Key, body: &[u8]) -> Result<Call, ApiError> {
     }
     Ok(Call::Registry(Request::SetSource(SourceRequest {
         key,
-        target: target.parse()?,
+        target: target.parse::<Host>()?.reachable()?,
         ports,
         base_dir: base_dir.parse()?,
         owner: owner.map(|OwnerBody { uid, gid }| Owner::new(uid, gid)).transpose()?,

@@ -89,10 +89,21 @@ pub(super) fn rights(matches: &ArgMatches) -> Rights {
 }
 
 pub(super) fn endpoint() -> ValueParser {
-    text::<Endpoint>()
+    ValueParser::new(|text: &str| {
+        let endpoint = text.parse::<Endpoint>().map_err(|error| error.to_string())?;
+        if let Some(at) = endpoint.host_port() {
+            reachable(at.host.clone())?;
+        }
+        Ok::<_, String>(endpoint)
+    })
 }
 
-/// A host by itself, in brackets or not.
+/// A host that can be dialed or listened at.
+pub(super) fn reachable(host: Host) -> Result<Host, String> {
+    host.reachable().map_err(|error| error.to_string())
+}
+
+/// A host by itself, in brackets or not; whether it is [`reachable`] is another question.
 pub(super) fn host(text: &str) -> Result<Host, String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     bare.parse().map_err(|error: relay_migration::Invalid| error.to_string())

@@ -50,9 +50,11 @@ fn help(name: &str) -> String {
 ENDPOINT is one of
   unix:PATH         a unix socket; a stale file is replaced, a live one never stolen
   unix:@NAME        a unix socket in the abstract namespace
-  tcp:HOST:PORT     TCP in plaintext (IPv6 in brackets; port 0 lets the kernel choose)
+  tcp:HOST:PORT     TCP in plaintext (port 0 lets the kernel choose; IPv6 in brackets, a link-local address
+                    with its interface: [fe80::1%eth0])
   tls:HOST:PORT     mutual TLS 1.3 over TCP; needs --tls-cert, --tls-key and --tls-ca
-  fd:NAME           a listening socket inherited under that name (systemd), as it is; --listen only
+  fd:NAME           a listening socket inherited under that name (systemd), as it is; --listen only, once
+                    for each socket if several have that name
 
 Times are written 500ms, 10s, 5m or 1h; 'off' means no limit.
 

@@ -4,7 +4,7 @@ use clap::builder::ValueParser;
 use clap::{ArgMatches, Command, ValueHint};
 use relay_migration::{BaseDir, Host, Key, PortMap};
 
-use super::args::{flag, given, host, interface, one, required, rights, rights_args, text};
+use super::args::{flag, given, host, interface, one, reachable, required, rights, rights_args, text};
 use super::serving::{Serving, TlsFiles, metrics, serving, tls_files, with_serving};
 use crate::endpoint::Endpoint;
 use crate::listen::Rights;
@@ -52,7 +52,7 @@ pub(super) fn command(name: &str) -> Command {
         .arg(
             one("target", "HOST", ValueParser::new(host))
                 .required(true)
-                .help("The target's node: the address that its 'target' printed, or a name"),
+                .help("The target's node: the address that its 'target' printed, or a name; fe80::1%eth0 if it is link-local"),
         )
         .arg(
             one("ports", "JSON", text::<PortMap>())
@@ -103,13 +103,23 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Source, String> {
     if ports.is_empty() {
         return Err("--ports is empty; name at least one channel's port, as in {\"32899\":0}".to_owned());
     }
+    let interface = given::<String>(matches, "interface");
+    // It is there that the target must be.
+    let target = match (required(matches, "target")?, &interface) {
+        (Host::V6(address, None), Some(zone)) if address.is_unicast_link_local() => {
+            Host::V6(address, Some(zone.clone()))
+        }
+        (target, _) => {
+            reachable(target).map_err(|error| format!("--target: {error}, or give --interface"))?
+        }
+    };
     let wanted = (!matches.get_flag("plain")).then_some("source without --plain");
     Ok(Source {
         key: required(matches, "key")?,
         base_dir: required(matches, "base-dir")?,
-        target: required(matches, "target")?,
+        target,
         ports,
-        interface: given(matches, "interface"),
+        interface,
         rights: rights(matches),
         tls: tls_files(matches, wanted, "so is --plain")?,
         metrics: metrics(matches)?,

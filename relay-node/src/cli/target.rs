@@ -6,7 +6,7 @@ use clap::builder::ValueParser;
 use clap::{Arg, ArgMatches, Command};
 use relay_migration::{Backends, Channel, Host, Invalid, Key, PortRange, SocketPath};
 
-use super::args::{all, flag, given, holder_arg, host, interface, many, one, required, text};
+use super::args::{all, flag, given, holder_arg, host, interface, many, one, reachable, required, text};
 use super::serving::{Serving, TlsFiles, metrics, serving, tls_files, with_serving};
 use crate::endpoint::Endpoint;
 use crate::socket::Holder;
@@ -101,7 +101,7 @@ pub(super) fn network_args() -> [Arg; 4] {
     [
         one("bind", "ADDRESS", ValueParser::new(bind))
             .conflicts_with("interface")
-            .help("Listen at this address [default: ::, every one of both families]"),
+            .help("Listen at this address, fe80::1%eth0 if it is link-local [default: ::, every one of both families]"),
         one("interface", "NAME", ValueParser::new(interface)).help(
             "Listen at the first global address of this interface; at every address, with a warning, if\n\
              it has none. KubeVirt's is migration0",
@@ -149,7 +149,7 @@ fn backend(text: &str) -> Result<(Channel, SocketPath), String> {
 }
 
 fn bind(text: &str) -> Result<Address, String> {
-    match host(text)? {
+    match reachable(host(text)?)? {
         Host::V4(address) => Ok(Address::Of(address.into(), None)),
         Host::V6(address, zone) => Ok(Address::Of(address.into(), zone)),
         Host::Name(name) => Err(format!("'{name}' is a name; write an address, or :: for all of them")),

@@ -61,6 +61,39 @@ fn tls_takes_files_and_peers() {
     assert_eq!(forward.serving.log_format, Format::Json);
 }
 
+/// Without its interface nothing can be sent to one.
+#[test]
+fn a_link_local_address_needs_its_interface() {
+    let source = "source --key k --base-dir /d --plain --ports {\"1\":0} --target";
+    let target = "target --key k --backend 0=/x --plain --bind";
+    for line in [
+        "forward --listen unix:@a --connect tcp:[fe80::1]:1".to_owned(),
+        "forward --listen tcp:[fe80::1]:0 --connect unix:@b".to_owned(),
+        "check --connect tcp:[fe80::1]:1".to_owned(),
+        format!("{source} fe80::1"),
+        format!("{target} fe80::1"),
+    ] {
+        let message = misuse(&line);
+        assert!(message.contains("as in fe80::1%eth0"), "{message}");
+    }
+    for line in [
+        "forward --listen unix:@a --connect tcp:[fe80::1%eth0]:1".to_owned(),
+        format!("{target} fe80::1%eth0"),
+    ] {
+        assert!(run(&line).is_ok(), "{line}");
+    }
+    for (line, expected) in [
+        ("fe80::1%v0", "fe80::1%v0"),
+        ("fe80::1 --interface v1", "fe80::1%v1"),
+        ("fd00::1 --interface v1", "fd00::1"),
+    ] {
+        match run(&format!("{source} {line}")) {
+            Ok(Action::Source(source)) => assert_eq!(source.target.to_string(), expected),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+}
+
 #[test]
 fn sockets_and_loops_are_as_wished() {
     let serving = forwarded("forward --listen unix:@a --connect unix:@b").serving;

@@ -18,7 +18,7 @@ fn inheriting(socket: OwnedFd, names: &str, line: &str) -> Node {
     let program = program();
     let mut shell = Command::new("sh");
     // exec keeps the process id, which LISTEN_PID must be; 3 is the first inherited descriptor.
-    let script = format!("{names} LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" {line} 3<&0 0</dev/null");
+    let script = format!("export LISTEN_FDS=1 LISTEN_PID=$$ {names}; exec \"$0\" {line} 3<&0 0</dev/null");
     shell.arg("-c").arg(script).arg(program.get_program());
     shell.env_remove("RUST_LOG").env_remove("LISTEN_FDNAMES");
     shell.stdin(socket).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -48,7 +48,36 @@ fn inherited_sockets_are_found_by_name() {
     let tcp = TcpListener::bind("127.0.0.1:0").expect("bind");
     let (status, log) = inheriting(tcp.into(), "LISTEN_FDNAMES=disk", &line).end();
     assert_eq!(status.code(), Some(1));
-    assert!(log.contains("no socket named 'unknown' was inherited"), "{log}");
+    assert!(log.contains("no socket named 'unknown' was inherited; those left are named disk"), "{log}");
+}
+
+/// Nobody would ever answer who connects there.
+#[test]
+fn an_inherited_socket_that_nobody_listens_on_is_told() {
+    let dir = Scratch::new();
+    let line = format!("forward --listen unix:{} --connect unix:@nobody-relay-test", dir.path("front"));
+    for (names, warned) in [("LISTEN_FDNAMES=disk", true), ("LISTEN_FDNAMES=disk LISTEN_PID=", false)] {
+        let tcp = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let mut node = inheriting(tcp.into(), names, &line);
+        assert!(node.line().starts_with("listening unix:"));
+        node.signal(Signal::TERM);
+        let (status, log) = node.end();
+        assert_eq!(status.code(), Some(0), "{log}");
+        assert_eq!(log.contains("WARN an inherited socket is not listened on"), warned, "{log}");
+        assert_eq!(log.contains("name=disk"), warned, "{log}");
+    }
+}
+
+/// Without LISTEN_PID the variables may be meant for a parent (sd_listen_fds(3)).
+#[test]
+fn nothing_is_inherited_without_the_process_it_is_for() {
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let names = "LISTEN_FDNAMES=ram; unset LISTEN_PID";
+    let mut node = inheriting(tcp.into(), names, "forward --listen fd:ram --connect unix:@x");
+    assert_eq!(node.line(), "");
+    let (status, log) = node.end();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("no socket named 'ram' was inherited, and no other"), "{log}");
 }
 
 #[test]
