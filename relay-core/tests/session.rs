@@ -41,7 +41,7 @@ prop_compose! {
         stops in prop::bool::weighted(0.3),
         ticks in 0_u8..5,
     ) -> Scope {
-        Scope { bytes: PerLeg::new(bytes.0, bytes.1), faults, full, stops, ticks, queues: false, holds: ticks }
+        Scope { bytes: PerLeg::new(bytes.0, bytes.1), faults, unnoticed: faults, full, stops, ticks, queues: false, holds: ticks }
     }
 }
 

@@ -63,7 +63,7 @@ proptest! {
         (faults, full, stops) in (any::<bool>(), any::<bool>(), any::<bool>()),
         life in prop::collection::vec((any::<prop::sample::Index>(), 0..100_u8), 1..150),
     ) {
-        let scope = Scope { bytes: PerLeg::new(bytes.0, bytes.1), faults, full, stops, ticks: 3, queues: stops, holds: u8::from(full) };
+        let scope = Scope { bytes: PerLeg::new(bytes.0, bytes.1), faults, unnoticed: faults, full, stops, ticks: 3, queues: stops, holds: u8::from(full) };
         let mut world = World::new(config, scope);
         for (choice, daring) in life {
             let mut actions = world.actions();

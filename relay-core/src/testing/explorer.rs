@@ -76,16 +76,18 @@ pub fn cases() -> Vec<Case> {
     let quiet = Scope {
         bytes: PerLeg::both(3),
         faults: false,
+        unnoticed: false,
         full: false,
         stops: false,
         ticks: 0,
         queues: false,
         holds: 0,
     };
-    let faulty = Scope { faults: true, ..quiet };
+    let faulty = Scope { faults: true, unnoticed: true, ..quiet };
     let all = Scope {
         bytes: PerLeg::both(2),
         faults: true,
+        unnoticed: false,
         full: true,
         stops: true,
         ticks: 1,

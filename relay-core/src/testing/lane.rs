@@ -113,6 +113,7 @@ impl Runtime {
         let scope = Scope {
             bytes: PerLeg::both(0),
             faults: true,
+            unnoticed: true,
             full: true,
             stops: plan.stops,
             ticks: 0,

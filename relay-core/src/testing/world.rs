@@ -18,6 +18,8 @@ pub struct Scope {
     pub bytes: PerLeg<u8>,
     /// Operations fail.
     pub faults: bool,
+    /// And some writes for a reason that the peer knows nothing of.
+    pub unnoticed: bool,
     /// The storage runs out of slots.
     pub full: bool,
     /// The operator drains and aborts, and peers that were let in are trusted no longer.
@@ -176,7 +178,9 @@ impl World {
         if alive && self.model.is_up(leg.other()) && !self.is_closed() {
             // also when nothing is demanded: the codec's own bytes can fail to go out
             inputs.push(Input::WriteFailed(leg, Failure::BrokenPipe));
-            inputs.push(Input::WriteFailed(leg, Failure::Exhausted));
+            if self.scope.unnoticed {
+                inputs.push(Input::WriteFailed(leg, Failure::Exhausted));
+            }
             inputs.push(Input::WriteFailed(leg, Failure::Reset));
         }
     }
