@@ -1,6 +1,6 @@
 //! A peer: a blocking socket, bytes that can be told apart, and what was read.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -113,7 +113,10 @@ impl Peer {
                 break None;
             }
             match self.stream.read(&mut buffer[..left]) {
-                Ok(0) => break Some(Seen::End),
+                Ok(0) => {
+                    self.wait_for_fin();
+                    break Some(Seen::End);
+                }
                 Ok(count) => {
                     assert!(buffer[..count] == bytes(self.side.other(), self.received, count), "wrong bytes");
                     self.received += count as u64;
@@ -127,6 +130,15 @@ impl Peer {
         };
         trace.push((self.side, Seen::Bytes(self.received - before)));
         trace.extend(end.map(|seen| (self.side, seen)));
+    }
+
+    /// The FIN comes behind the close_notify. Who resets its connection between the two decides by its speed
+    /// alone whether the relay can send it (ENOTCONN).
+    fn wait_for_fin(&self) {
+        if self.is_written_to_at_the_end() {
+            let mut socket = self.stream.socket();
+            while matches!(socket.read(&mut [0; 16]), Ok(1..)) {}
+        }
     }
 
     /// Reads to the end, whatever that is.
