@@ -284,8 +284,9 @@ impl Desk {
             let now = self.manager.now();
             self.manager.handle_timeout();
             self.clients.handle_timeout(now);
-            self.answer();
+            // Before the answers: who has one may look for it.
             self.manager.note_migrations();
+            self.answer();
             let ready = match self.wait(more) {
                 Ok(ready) => ready,
                 Err(error) => {
