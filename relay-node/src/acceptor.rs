@@ -18,7 +18,7 @@ use crate::crowd::Crowd;
 use crate::endpoint::Endpoint;
 use crate::failure::is_of_one_connection;
 use crate::listen::{Listener, WAITING_MAX};
-use crate::reserve::Reserve;
+use crate::reserve::{self, Reserve};
 use crate::server::{Plan, Route, Server};
 use crate::sessions::{RouteId, Seat, SessionId};
 use crate::timers::{Armed, Timers};
@@ -229,6 +229,7 @@ impl<H: Host> Acceptor<H> {
             reserve: None,
             stopping: false,
         };
+        reserve::exchange().lay_aside();
         for (id, route) in routes {
             acceptor.open(id, route)?;
         }
@@ -535,6 +536,7 @@ impl<H: Host> Acceptor<H> {
         let nobody = io::Error::from(io::ErrorKind::WouldBlock);
         let Some(entrance) = &mut self.entrances[number.0] else { return Err(nobody) };
         let Some(listener) = &entrance.listener else { return Err(nobody) };
+        let exchange = reserve::exchange();
         let reserve = self.reserve.take().map_or_else(Reserve::new, Ok)?;
         let (socket, peer) = match listener.accept() {
             Ok(connection) => connection,
@@ -544,6 +546,7 @@ impl<H: Host> Acceptor<H> {
                 return Err(error);
             }
         };
+        drop(exchange);
         let stranger = accepted(&mut self.gate, now, number);
         entrance.places += 1;
         let place = Place { listener: number, ticket: entrance.order.accepted() };

@@ -6,17 +6,17 @@ use std::sync::Arc;
 use relay_core::admission::{Dialer, Stranger};
 use relay_core::bandwidth::Throttle;
 use relay_core::{Failure, Instant, Leg, Outcome, PerLeg, Pumped, Ready, Relay, Stop, pump_throttled};
+use relay_tls::{LegCodec, TlsCodec};
 use socket2::Socket;
 
 use crate::acceptor::{Accepted, Place, Report};
 use crate::closing::Closing;
 use crate::observer::{Observer, SessionEnded};
 use crate::pipes::Stock;
-use crate::reserve::Reserve;
+use crate::reserve::{self, Reserve};
 use crate::sessions::Seat;
 use crate::socket::{self, Dialing};
 use crate::transport::{Sockets, Turn};
-use relay_tls::{LegCodec, TlsCodec};
 
 /// Bytes that a session may move before others have their turn. A TLS record takes some microseconds
 /// to seal or open, so a message that finds one busy stream before it waits for about a tenth of a
@@ -145,9 +145,12 @@ impl Live {
         self.relay.handle_timeout(now);
         if let Some(dial) = &mut self.dial {
             dial.dialer.handle_timeout(now);
-            if dial.dialer.trying().is_none() && dial.under_way.take().is_some() {
+            if dial.dialer.trying().is_none()
+                && let Some(socket) = dial.under_way.take()
+            {
                 self.seat.tally().dial_failed(Failure::TimedOut);
                 cx.forget(Leg::Back);
+                self.exchange_for_reserve(socket);
                 self.after_failure(now);
             }
             self.try_dial(cx);
@@ -302,8 +305,8 @@ impl Live {
             && let Some(index) = dial.dialer.wants_dial()
         {
             // From here on it is the backend's.
-            self.reserve = None;
-            let begun = self.seat.plan().backend().target(index).and_then(|target| {
+            let begun = reserve::exchange().spend(&mut self.reserve, || {
+                let target = self.seat.plan().backend().target(index)?;
                 let (socket, done) = match socket::start_connect(&target)? {
                     Dialing::Connected(socket) => (socket, true),
                     Dialing::InProgress(socket) => (socket, false),
@@ -331,7 +334,7 @@ impl Live {
             Ok(false) => dial.under_way = Some(socket),
             Err(failure) => {
                 cx.forget(Leg::Back);
-                drop(socket);
+                self.exchange_for_reserve(socket);
                 self.dial_failed(failure, cx);
                 self.try_dial(cx);
             }
@@ -375,11 +378,16 @@ impl Live {
     fn after_failure(&mut self, now: Instant) {
         let Some(dial) = &self.dial else { return };
         self.seat.plan().backend().refresh();
-        match dial.dialer.given_up() {
-            Some(failure) => self.relay.setup_failed(now, Leg::Back, failure),
-            // If there is none any more, the next dial finds that out, too.
-            None => self.reserve = Reserve::new().ok(),
+        if let Some(failure) = dial.dialer.given_up() {
+            self.relay.setup_failed(now, Leg::Back, failure);
         }
+    }
+
+    /// Nothing came of a dial: there will be another.
+    fn exchange_for_reserve(&mut self, socket: Arc<Socket>) {
+        let _exchange = reserve::exchange();
+        drop(socket);
+        self.reserve = Reserve::new().ok();
     }
 
     /// Those behind it need not wait for it any more.

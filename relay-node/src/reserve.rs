@@ -2,6 +2,9 @@
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use relay_core::Failure;
 
 /// Taken before a connection is accepted and given back just before its backend is dialed, so that
 /// whoever is let in can be connected. Otherwise, when descriptors run short, fronts would take them
@@ -12,6 +15,26 @@ pub struct Reserve {
     _descriptor: UnixDatagram,
 }
 
+/// What finding a backend takes besides its socket, and for as long as that lasts only: a directory, and the
+/// socket's file in it. One set for the whole process, for one dial is begun at a time.
+const SPARE: usize = 2;
+
+/// Held by whoever gives a descriptor back to have another at once, and by whoever takes some to let somebody in: what
+/// was given back by the one would be gone to the other, and the session that it was for be stuck with all that wait
+/// behind it. Descriptors are the process', so this is, too.
+static EXCHANGE: Mutex<Vec<Reserve>> = Mutex::new(Vec::new());
+
+/// See [`exchange`].
+#[derive(Debug)]
+pub struct Exchange(MutexGuard<'static, Vec<Reserve>>);
+
+/// While this is there, nobody else lets somebody in or begins to dial.
+#[must_use]
+pub fn exchange() -> Exchange {
+    // Whoever panicked has left it whole.
+    Exchange(EXCHANGE.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
 impl Reserve {
     /// Takes one.
     ///
@@ -19,5 +42,64 @@ impl Reserve {
     /// As socket(2): there is none left.
     pub fn new() -> io::Result<Self> {
         UnixDatagram::unbound().map(|descriptor| Self { _descriptor: descriptor })
+    }
+}
+
+impl Exchange {
+    /// Lays aside what a dial takes besides its socket, as far as there is any.
+    pub fn lay_aside(&mut self) {
+        while self.0.len() < SPARE
+            && let Ok(spare) = Reserve::new()
+        {
+            self.0.push(spare);
+        }
+    }
+
+    /// Gives `reserve` back for what `dial` takes, and takes it again if that comes to nothing.
+    ///
+    /// # Errors
+    /// Those of `dial`, which is tried once more with what was laid aside if descriptors are all that it lacks.
+    pub fn spend<T>(
+        mut self,
+        reserve: &mut Option<Reserve>,
+        mut dial: impl FnMut() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        *reserve = None;
+        let mut dialed = dial();
+        if matches!(dialed, Err(Failure::Exhausted)) && !self.0.is_empty() {
+            self.0.clear();
+            dialed = dial();
+        }
+        if dialed.is_err() {
+            // If there is none any more, the next dial finds that out, too.
+            *reserve = Reserve::new().ok();
+        }
+        self.lay_aside();
+        dialed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dial_has_what_was_laid_aside_if_it_lacks_descriptors_and_nothing_is_lost() {
+        let mut reserve = Some(Reserve::new().expect("a descriptor"));
+        let mut before = exchange();
+        before.lay_aside();
+        assert_eq!(before.0.len(), SPARE);
+        drop(before);
+
+        let mut dials = 0;
+        let dialed = exchange().spend(&mut reserve, || {
+            dials += 1;
+            if dials == 1 { Err(Failure::Exhausted) } else { Ok(()) }
+        });
+        assert_eq!((dialed, dials, reserve.is_none()), (Ok(()), 2, true));
+        assert_eq!(exchange().0.len(), SPARE, "laid aside again");
+
+        let dialed: Result<(), _> = exchange().spend(&mut reserve, || Err(Failure::Refused));
+        assert_eq!((dialed, reserve.is_some()), (Err(Failure::Refused), true));
     }
 }

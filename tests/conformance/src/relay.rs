@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -60,6 +60,7 @@ fn built(runtime: &str) -> PathBuf {
 #[derive(Debug)]
 pub struct Setup {
     program: PathBuf,
+    command: &'static str,
     wrapper: Vec<OsString>,
     arguments: Vec<String>,
     listeners: usize,
@@ -73,17 +74,29 @@ impl Setup {
     /// The program under test, from `listen` to `connect`.
     #[must_use]
     pub fn new(listen: &str, connect: &str) -> Self {
+        Self { listeners: 0, ..Self::of("forward") }.route(listen, connect)
+    }
+
+    /// `target` in plaintext, for channel 0 at this socket.
+    #[must_use]
+    pub fn target(backend: &Path) -> Self {
+        let backend = format!("0={}", backend.display());
+        let options = ["--plain", "--key", "vm", "--bind", "127.0.0.1", "--backend", backend.as_str()];
+        Self::of("target").options(&options)
+    }
+
+    fn of(command: &'static str) -> Self {
         Self {
             program: program(),
+            command,
             wrapper: Vec::new(),
             arguments: Vec::new(),
-            listeners: 0,
+            listeners: 1,
             descriptors: None,
             inherited: None,
             unread_log: false,
             variables: Vec::new(),
         }
-        .route(listen, connect)
     }
 
     /// One more listener.
@@ -161,7 +174,7 @@ impl Setup {
         script += "command -v setpriv >/dev/null && set -- setpriv --pdeathsig KILL \"$@\"; ";
         let mut command = Command::new("sh");
         command.args(["-c", &format!("{script}exec \"$@\""), "sh"]);
-        command.args(&self.wrapper).arg(&self.program).arg("forward").args(&self.arguments);
+        command.args(&self.wrapper).arg(&self.program).arg(self.command).args(&self.arguments);
         command
             .args(["--log-format", "json"])
             .env("RUST_LOG", "info,relay_node::noise=debug")
@@ -234,8 +247,9 @@ impl Relay {
     /// Waits until so many listeners are there, or it has failed.
     fn wait_listening(&mut self, count: usize) {
         self.listening = self.said.wait("it listens", |lines| {
-            let said = lines.iter().map(|line| line.text.strip_prefix("listening ").expect("an endpoint"));
-            (lines.len() >= count).then(|| said.map(Endpoint::parse).collect())
+            // a target also answers with its ports
+            let said: Vec<_> = lines.iter().filter_map(|line| line.text.strip_prefix("listening ")).collect();
+            (said.len() >= count).then(|| said.into_iter().map(Endpoint::parse).collect())
         });
     }
 

@@ -1,10 +1,12 @@
 //! Descriptors and sessions run out, and come back.
 
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use relay_conformance::log::Line;
 use relay_conformance::peer::{client_connection, dial};
-use relay_conformance::{Authority, Kind, Peer, Relay, Rig, Road, Scratch, Setup, Sink};
+use relay_conformance::{Authority, Endpoint, Kind, Peer, Relay, Rig, Road, Scratch, Setup, Sink};
 use relay_conformance::{expect, receive, receive_all, send_all, sized, skipped, transfer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -16,13 +18,6 @@ fn numbered_clients(rig: &Rig, count: u8) -> Vec<Peer> {
         client
     };
     (0..count).map(client).collect()
-}
-
-/// Which of the numbered clients a server has.
-fn number(server: &Peer) -> usize {
-    let mut number = [0];
-    assert_eq!(server.read(&mut number).expect("a number"), 1);
-    number[0].into()
 }
 
 /// Takes descriptors away from a relay that runs, to so many more than it has open now.
@@ -54,11 +49,9 @@ fn out_of_descriptors_accepting_pauses_and_goes_on_when_sessions_end() {
         let spent = relay.processor_time() - before;
         assert!(spent < start.elapsed() / 4, "{spent:?} of processor time with nothing to do");
         // each that goes gives back what the next one needs
-        let mut clients: Vec<_> = clients.into_iter().map(Some).collect();
-        for _ in 0..20 {
+        for (number, client) in (0..20).zip(clients) {
             let server = rig.sink.accept();
-            // in order, unless a dial found no descriptor and was overtaken while it waited
-            let client = clients[number(&server)].take().expect("one that has not come yet");
+            expect(&server, &[number]);
             transfer(&server, &client, 1, 1000);
             transfer(&client, &server, 2, 1000);
         }
@@ -91,6 +84,33 @@ fn out_of_descriptors_accepting_goes_on_when_the_limit_is_raised() {
     relay.log().wait_for("accepting again");
     early_end.finish().expect("taken");
     rig.finish();
+}
+
+/// A target finds its backend's socket anew for each connection, which takes descriptors, too. Whoever is let in
+/// has them, however many loops and whoever else takes what is given back meanwhile.
+#[test]
+fn a_target_out_of_descriptors_finds_the_backend_of_everybody_it_lets_in() {
+    for left in 2..6 {
+        let scratch = Scratch::new();
+        let identity = Authority::common().issue("node");
+        let sink = Sink::new(&Kind::Unix.endpoint(&scratch), &identity.server());
+        let Endpoint::Unix(backend) = sink.at() else { panic!("a unix socket") };
+        let mut relay = Setup::target(backend).options(&["--threads", "2"]).start();
+        leave(&relay, left);
+        let clients = (0..20_u8).map(|number| {
+            let client = Peer::Plain(dial(relay.at()));
+            client.write_all(&[number]).expect("taken");
+            client
+        });
+        for (number, client) in (0..20_u8).zip(clients.collect::<Vec<_>>()) {
+            let server = sink.accept();
+            expect(&server, &[number]);
+            transfer(&server, &client, 1, 1000);
+            transfer(&client, &server, 2, 1000);
+        }
+        assert!(relay.log().ended(20).iter().all(Line::is_clean), "with {left} left");
+        relay.finish();
+    }
 }
 
 /// With few descriptors from the start everybody is served, some later.
@@ -307,12 +327,16 @@ fn nobody_stays_longer_than_a_lifetime() {
         });
         assert!(!quiet.read(&mut [0; 10]).is_ok_and(|count| count > 0), "nobody wrote to it");
         assert!(start.elapsed() >= Duration::from_millis(700), "cut early");
-        rig.relays.iter().for_each(|relay| drop(relay.log().ended(2)));
-        // of two relays either may be the first to have had enough
-        let texts: String = rig.relays.iter().map(|relay| relay.log().text()).collect();
-        let lines = texts.lines().filter(|line| line.contains("session ended"));
-        let over = lines.filter(|line| line.matches("timeout-lifetime").count() == 2).count();
-        assert!(over >= 2, "both directions of both: {texts}");
+        // Of two relays either may be the first to have had enough; both log one number for a session.
+        let ended = rig.relays.iter().flat_map(|relay| relay.log().ended(2));
+        let over: BTreeSet<_> = ended
+            .filter(|line| [line.front_end(), line.back_end()] == ["timeout-lifetime"; 2])
+            .map(|line| match [line.field("front_session"), line.field("back_session")] {
+                ["", ""] => line.field("peer").to_owned(),
+                numbers => numbers.concat(),
+            })
+            .collect();
+        assert_eq!(over.len(), 2, "both directions of both: {over:?}\n{}", rig.relays[0].log().text());
         drop((quiet, quiet_server));
         rig.finish();
     }
