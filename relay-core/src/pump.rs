@@ -285,7 +285,7 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
 
 impl<C: Codec, T: Transport> Turn<'_, C, T> {
     /// The codec gave up: its alert goes out if the transport takes it now, and neither direction of
-    /// the leg goes on.
+    /// the leg goes on, for that is what a failed write means that is not of the transport.
     fn codec_failed(&mut self, leg: Leg, failure: Failure) {
         let link = &mut self.relay.links[leg];
         if let Some(codec) = &mut link.codec
@@ -297,7 +297,6 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
                 self.moved += self.io.try_write(leg, &[link.outbound.wire()]).unwrap_or(0);
             }
         }
-        self.tell(Input::ReadFailed(leg, failure));
         self.write_failed(leg, failure);
     }
 }

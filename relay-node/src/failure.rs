@@ -13,7 +13,8 @@ use relay_core::error::Failure;
 pub fn failure(error: &io::Error) -> Failure {
     match error.raw_os_error() {
         Some(libc::ECONNRESET | libc::ECONNABORTED) => Failure::Reset,
-        Some(libc::EPIPE) => Failure::BrokenPipe,
+        // ENOTCONN: shutdown(2) of a TCP socket whose reset was taken note of before
+        Some(libc::EPIPE | libc::ENOTCONN) => Failure::BrokenPipe,
         Some(libc::ETIMEDOUT) => Failure::TimedOut,
         Some(libc::ECONNREFUSED) => Failure::Refused,
         Some(libc::ENOENT) => Failure::NotFound,
@@ -55,7 +56,7 @@ const KINDS: [(io::ErrorKind, Failure); 18] = [
     (io::ErrorKind::AddrNotAvailable, Failure::Unreachable),
     (io::ErrorKind::WouldBlock, Failure::Busy),
     (io::ErrorKind::OutOfMemory, Failure::Exhausted),
-    (io::ErrorKind::NotConnected, Failure::Os(libc::ENOTCONN)),
+    (io::ErrorKind::NotConnected, Failure::BrokenPipe),
     (io::ErrorKind::AddrInUse, Failure::Os(libc::EADDRINUSE)),
 ];
 
@@ -106,13 +107,14 @@ mod tests {
             (libc::EACCES, Failure::Denied),
             (libc::EWOULDBLOCK, Failure::Busy),
             (libc::EMFILE, Failure::Exhausted),
-            (libc::ENOTCONN, Failure::Os(libc::ENOTCONN)),
+            (libc::ENOTCONN, Failure::BrokenPipe),
+            (libc::EIO, Failure::Os(libc::EIO)),
         ] {
             assert_eq!(failure(&io::Error::from_raw_os_error(number)), expected);
         }
         assert_eq!(failure(&io::ErrorKind::WriteZero.into()), Failure::WriteZero);
         assert_eq!(failure(&io::Error::new(io::ErrorKind::BrokenPipe, "a duplex")), Failure::BrokenPipe);
-        assert_eq!(failure(&io::ErrorKind::NotConnected.into()), Failure::Os(libc::ENOTCONN));
+        assert_eq!(failure(&io::ErrorKind::NotConnected.into()), Failure::BrokenPipe);
         assert_eq!(failure(&io::ErrorKind::WouldBlock.into()), Failure::Busy);
         assert_eq!(failure(&io::Error::other("x")), Failure::Other);
     }

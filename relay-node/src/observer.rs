@@ -8,6 +8,7 @@ use log::kv::Value;
 use log::{Level, Record};
 use relay_core::admission::Shut;
 use relay_core::{EndReason, Failure, Leg, Outcome, Timer};
+use relay_tls::LegCodec;
 
 use crate::advice::{self, advice};
 use crate::crowd::Crowded;
@@ -16,7 +17,6 @@ use crate::noise::{self, Tell};
 use crate::server::{Label, Plan};
 use crate::sessions::{self, RouteId, SessionId};
 use crate::socket::Peer;
-use relay_tls::LegCodec;
 
 /// Told by loops what happens. Called from loops: must not wait.
 pub trait Observer: fmt::Debug + Send + Sync {

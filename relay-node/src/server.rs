@@ -10,7 +10,7 @@ use std::time::Duration;
 use relay_core::admission::{Limits, Peers};
 use relay_core::{Config, EndReason, Instant, Outcome, PerLeg, Timer};
 use relay_migration::{Channel, Key};
-use relay_tls::CodecError;
+use relay_tls::{CodecError, LegCodec};
 
 use crate::cli::Timeouts;
 use crate::control::Commands;
@@ -21,7 +21,6 @@ use crate::observer::{LogObserver, Observer};
 use crate::resolve::Backend;
 use crate::sessions::{RouteId, SessionTable};
 use crate::tls::Tls;
-use relay_tls::LegCodec;
 
 /// Plaintext bytes that a flow may hold: sixteen TLS records, and about what a unix socket hands
 /// over at once (net.core.wmem_default, 212,992 bytes).

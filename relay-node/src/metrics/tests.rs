@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use relay_core::{Failure, Instant, PerLeg, Pool, Ready, Relay, Stop, Transport, TryError, pump};
 use relay_migration::Channel;
-use relay_tls::{Material, Pem};
+use relay_tls::{LegCodec, Material, Pem};
 
 use super::*;
 use crate::cli::Timeouts;
@@ -14,7 +14,6 @@ use crate::server::{Label as PlanLabel, Plan};
 use crate::sessions::{RouteId, Seat};
 use crate::socket::Peer;
 use lint::Page;
-use relay_tls::LegCodec;
 
 /// A daemon with certificates: whatever any program tells, it tells.
 fn metrics() -> Metrics {

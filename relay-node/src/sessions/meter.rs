@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use relay_core::flow::Phase;
 use relay_core::{EndReason, Instant, Leg, Outcome, PerLeg, Relay, Timer};
+use relay_tls::LegCodec;
 
 use crate::census::{Over, Records, Setup};
-use relay_tls::LegCodec;
 
 /// How far a session has come.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
