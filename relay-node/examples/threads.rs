@@ -212,6 +212,8 @@ fn run(shared: &Shared<'_>, seat: &Seat, front: Socket) {
         front: relay.codec(Leg::Front),
         back: relay.codec(Leg::Back),
         dial_failure: dial.dialer.last_failure(),
+        // Its sockets do not look.
+        began_with_tls: false,
         lifetime: shared.now().since(since),
     });
     lock(&shared.served).count(outcome);

@@ -1,8 +1,13 @@
 //! What an operator can do about a peer that was turned away, or that turned us away: one clause for
 //! the session's log line, in the words of the command line.
 
-use relay_core::Leg;
+use std::io;
+
+use relay_core::{Failure, Leg};
 use relay_tls::{Cause, Identity, Name, PeerInfo, TlsCodec};
+
+use crate::endpoint::Endpoint;
+use crate::failure::in_words;
 
 /// For a server that took the connection and has nothing to say in TLS.
 pub(crate) const SILENT_SERVER: &str =
@@ -27,7 +32,7 @@ pub(crate) fn advice(leg: Leg, codec: &TlsCodec) -> Option<String> {
         Cause::RevocationExpired => fixed("replace the lists in --tls-crl by current ones, then send SIGHUP"),
         Cause::OtherHost | Cause::OtherIdentity => {
             let rule = codec.rejected().and_then(matching)?;
-            Some(format!("if this is the peer that is meant, add --peer {rule}"))
+            Some(format!("if this is the peer that is meant, add --peer {}", quoted(&rule.to_string())))
         }
         Cause::NoCertificate => fixed("give the peer a certificate (a relay's --tls-cert and --tls-key)"),
         Cause::OldVersion => fixed("have the peer speak TLS 1.3"),
@@ -39,6 +44,9 @@ pub(crate) fn advice(leg: Leg, codec: &TlsCodec) -> Option<String> {
                 fixed("have the peer listen with TLS, or dial it in plaintext as it listens (--plain, tcp:)")
             }
         },
+        Cause::NoServer => {
+            fixed("no TLS server listens there: see which port was dialed, and what listens at it")
+        }
         // A probe of our port is nothing to act upon.
         Cause::Silence => match leg {
             Leg::Front => None,
@@ -78,6 +86,39 @@ const fn alert(leg: Leg, code: u8) -> Option<&'static str> {
     })
 }
 
+/// As one word for a shell (POSIX, Shell Command Language, 2.2.2): what a certificate says may be pasted.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:./_-".contains(c);
+    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
+/// For a client that begins with a TLS handshake where plaintext is taken.
+pub(crate) const TLS_AT_PLAINTEXT: &str = "the client speaks TLS, and this listener takes plaintext: if it is a relay, both need --tls-cert, --tls-key and --tls-ca (tls:), or both --plain (tcp:)";
+
+/// What to do about a backend that was never connected, by why the last dial failed.
+// Of the others there is nothing to say, of those to come neither.
+#[allow(clippy::wildcard_enum_match_arm)]
+pub(crate) fn dial(to: &Endpoint, why: Failure) -> Option<String> {
+    let is_file = matches!(to, Endpoint::Unix(_));
+    let is_unix = is_file || matches!(to, Endpoint::Abstract(_));
+    Some(match why {
+        Failure::NotFound if is_file => {
+            "nothing is at that path: start what listens there before the dial timeout is over, or mend the path".to_owned()
+        }
+        Failure::NotFound => "the host has no address: see the log for why, or dial an address".to_owned(),
+        Failure::Refused if is_file => "the socket is there, and nobody listens at it: start what does".to_owned(),
+        Failure::Refused if is_unix => "nobody listens at that name: start what does".to_owned(),
+        Failure::Refused => "nobody listens at that port, or a firewall refuses: see whether the other node's relay runs, and which ports it printed".to_owned(),
+        Failure::Os(libc::ENOTSOCK) => "what is at that path is no socket: mend the path".to_owned(),
+        Failure::Os(libc::EPROTOTYPE) => "the socket is no stream socket: mend the path".to_owned(),
+        Failure::Os(libc::ENOTDIR) => "a part of that path is no directory: mend the path".to_owned(),
+        Failure::Os(number) => {
+            format!("that errno is: {}", in_words(&io::Error::from_raw_os_error(number)))
+        }
+        _ => return None,
+    })
+}
+
 /// A rule for `--peer` by which this certificate would have passed.
 fn matching(peer: &PeerInfo) -> Option<Identity> {
     let name = peer.common_name().map(|name| format!("cn:{name}"));
@@ -94,4 +135,40 @@ fn matching(peer: &PeerInfo) -> Option<Identity> {
         .filter(exact)
         .filter_map(|rule| rule.parse::<Identity>().ok())
         .find(|rule| rule.matches(peer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_safe_to_paste() {
+        for (word, expected) in [
+            ("cn:kubevirt.io:system:node:virt-handler", "cn:kubevirt.io:system:node:virt-handler"),
+            ("cn:two words", "'cn:two words'"),
+            ("cn:$(reboot),x", "'cn:$(reboot),x'"),
+            ("cn:it's", r"'cn:it'\''s'"),
+            ("cn:é", "'cn:é'"),
+        ] {
+            assert_eq!(quoted(word), expected);
+        }
+    }
+
+    #[test]
+    fn whoever_is_not_there_is_told_of() {
+        let unix: Endpoint = "unix:/x".parse().expect("endpoint");
+        let tcp: Endpoint = "tcp:h:1".parse().expect("endpoint");
+        for (to, why, says) in [
+            (&unix, Failure::NotFound, "nothing is at that path"),
+            (&unix, Failure::Refused, "nobody listens at it"),
+            (&unix, Failure::Os(libc::ENOTSOCK), "no socket"),
+            (&tcp, Failure::NotFound, "no address"),
+            (&tcp, Failure::Refused, "nobody listens at that port"),
+            (&tcp, Failure::Os(libc::EINVAL), "Invalid argument"),
+        ] {
+            let advice = dial(to, why).expect("advice");
+            assert!(advice.contains(says) && !advice.contains("os error"), "{advice}");
+        }
+        assert_eq!(dial(&tcp, Failure::Reset), None);
+    }
 }

@@ -273,6 +273,7 @@ impl Live {
                 front: self.relay.codec(Leg::Front),
                 back: self.relay.codec(Leg::Back),
                 dial_failure: self.dial.as_ref().and_then(|dial| dial.dialer.last_failure()),
+                began_with_tls: self.io.began_with_tls(),
                 lifetime: now.since(self.seat.since()),
             });
         }

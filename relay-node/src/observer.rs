@@ -58,6 +58,8 @@ pub struct SessionEnded<'a> {
     pub back: Option<&'a LegCodec>,
     /// Why the last attempt to dial failed, if one did.
     pub dial_failure: Option<Failure>,
+    /// Whether the first bytes accepted were those of a TLS handshake.
+    pub began_with_tls: bool,
     /// From accept to end.
     pub lifetime: Duration,
 }
@@ -83,7 +85,7 @@ impl SessionEnded<'_> {
         self.codec(leg)?.as_tls()?.error_text()
     }
 
-    /// What can be done about it if TLS failed, in the words of the command line.
+    /// What can be done about it if TLS or every dial failed, or the client speaks TLS to plaintext, in the words of the command line.
     #[must_use]
     pub fn advice(&self) -> Option<String> {
         let silent = self.outcome.flows.back.reason == EndReason::TimedOut(Timer::Secure(Leg::Back));
@@ -91,6 +93,20 @@ impl SessionEnded<'_> {
             .into_iter()
             .find_map(|leg| advice(leg, self.codec(leg)?.as_tls()?))
             .or_else(|| silent.then(|| advice::SILENT_SERVER.to_owned()))
+            .or_else(|| self.dial_advice())
+            .or_else(|| self.spoke_tls_to_plaintext().then(|| advice::TLS_AT_PLAINTEXT.to_owned()))
+    }
+
+    /// If there never was a backend.
+    fn dial_advice(&self) -> Option<String> {
+        let why = self.dial_failure.filter(|_| self.back.is_none())?;
+        advice::dial(self.plan.backend().endpoint(), why)
+    }
+
+    /// Of what passes well nobody asks what it is: QEMU may have TLS of its own.
+    fn spoke_tls_to_plaintext(&self) -> bool {
+        let is_plain = matches!(self.plan.listen(), Endpoint::Tcp(_));
+        self.began_with_tls && is_plain && !self.outcome.is_clean()
     }
 
     /// What the logs of both nodes of a TLS session have in common.

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use relay_core::Instant;
 use relay_migration::PortMap;
 use relay_migration::registry::{
-    Config, Demand, Done, Event, Input, ListenerId, Network, OpenError, Registry, Request, SourceRequest,
-    TargetRequest, Ticket,
+    Config, Demand, Done, Event, Input, ListenerId, Network, OpenError, Refusal, Registry, Request,
+    SourceRequest, TargetRequest, Ticket,
 };
 use serde::Serialize;
 
@@ -245,6 +245,9 @@ impl Site {
         match (failed, answer) {
             (Some(failed), _) => Err(failed),
             (None, Some(Ok(done))) => Ok((open.into_values().collect(), done)),
+            (None, Some(Err(Refusal::PortsExhausted { range, .. }))) => Err(Failed(format!(
+                "no port of {range} is free for a backend; widen --port-range, or end what listens there"
+            ))),
             (None, Some(Err(refusal))) => Err(Failed(refusal.to_string())),
             (None, None) => Err(unexpected()),
         }

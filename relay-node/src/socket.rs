@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -235,8 +236,17 @@ pub fn start_connect(target: &Target) -> Result<Dialing, Failure> {
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINPROGRESS | libc::EINTR)) => {
             Ok(Dialing::InProgress(socket))
         }
+        // The kernel's word for a file that is no socket, too, which no waiting will make one.
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && is_no_socket(&target.address) => {
+            Err(Failure::Os(libc::ENOTSOCK))
+        }
         Err(e) => Err(failure(&e)),
     }
+}
+
+fn is_no_socket(address: &SockAddr) -> bool {
+    let found = address.as_pathname().and_then(|path| std::fs::metadata(path).ok());
+    found.is_some_and(|found| !found.file_type().is_socket())
 }
 
 /// Asks a socket that became writable what came of connecting: `true` if it is connected, `false`

@@ -12,6 +12,9 @@ use socket2::Socket;
 use crate::failure::failure;
 use crate::pipes::{self, Pipe, Pipes};
 
+/// How a TLS record begins that begins a handshake: its type, and a version of old (RFC 8446 section 5.1).
+const HANDSHAKE: [u8; 2] = [22, 3];
+
 /// Non-blocking sockets, unix or TCP; Back's is missing until it is connected.
 #[derive(Debug, Default)]
 pub struct Sockets {
@@ -19,6 +22,8 @@ pub struct Sockets {
     pub legs: PerLeg<Option<Arc<Socket>>>,
     /// By the leg that fills them.
     pipes: PerLeg<Option<Pipe>>,
+    /// Whether what Front said first was the header of a TLS handshake record, once it said something.
+    tls: Option<bool>,
 }
 
 impl Sockets {
@@ -26,6 +31,23 @@ impl Sockets {
     #[must_use]
     pub fn new(front: Arc<Socket>) -> Self {
         Self { legs: PerLeg::new(Some(front), None), ..Self::default() }
+    }
+
+    /// Whether the first bytes that were read from Front are those of a TLS handshake.
+    #[must_use]
+    pub fn began_with_tls(&self) -> bool {
+        self.tls.unwrap_or_default()
+    }
+
+    /// Looks at what was read first, and at nothing after it.
+    fn note(&mut self, leg: Leg, read: &Result<usize, TryError>, slices: &[&mut [u8]]) {
+        if leg == Leg::Front
+            && self.tls.is_none()
+            && let Ok(count @ 1..) = *read
+        {
+            let mut bytes = slices.iter().flat_map(|slice| slice.iter()).take(count);
+            self.tls = Some(HANDSHAKE.iter().all(|byte| bytes.next() == Some(byte)));
+        }
     }
 
     fn leg(&self, leg: Leg) -> Result<&Socket, TryError> {
@@ -68,13 +90,17 @@ impl Transport for Turn<'_> {
     fn try_read(&mut self, leg: Leg, slices: &mut [&mut [u8]]) -> Result<usize, TryError> {
         let mut socket = self.sockets.leg(leg)?;
         if let [only] = slices {
-            return sorted(socket.read(only));
+            let read = sorted(socket.read(only));
+            self.sockets.note(leg, &read, slices);
+            return read;
         }
         let count = slices.len().min(READ_SLICES);
         let mut rest = slices.iter_mut();
         let mut vector: [IoSliceMut<'_>; READ_SLICES] =
             std::array::from_fn(|_| IoSliceMut::new(rest.next().map_or(&mut [], |slice| &mut **slice)));
-        sorted(socket.read_vectored(&mut vector[..count]))
+        let read = sorted(socket.read_vectored(&mut vector[..count]));
+        self.sockets.note(leg, &read, slices);
+        read
     }
 
     fn try_write(&mut self, leg: Leg, slices: &[&[u8]]) -> Result<usize, TryError> {
@@ -161,6 +187,23 @@ mod tests {
         assert_eq!(sockets.try_read(leg, &mut [&mut a, &mut b]), Ok(0));
         assert_eq!(sockets.try_write(leg, &[b"x"]), Err(TryError::Failed(Failure::BrokenPipe)));
         assert!(matches!(sockets.try_read(Leg::Back, &mut [&mut a]), Err(TryError::Failed(_))));
+    }
+
+    #[test]
+    fn only_what_comes_first_is_a_handshake() {
+        for (said, expected) in
+            [(&b"\x16\x03\x01"[..], true), (b"\x16\x02", false), (b"\x16", false), (b"x\x16\x03", false)]
+        {
+            let (mut sockets, mut peer) = pair();
+            assert!(!sockets.began_with_tls());
+            for said in [said, b"\x16\x03\x01"] {
+                peer.write_all(said).expect("write");
+                let (mut a, mut b) = ([0; 1], [0; 8]);
+                let mut turn = Turn { sockets: &mut sockets, pipes: &mut Pipes::default() };
+                turn.try_read(Leg::Front, &mut [&mut a, &mut b]).expect("read");
+                assert_eq!(sockets.began_with_tls(), expected, "{said:?}");
+            }
+        }
     }
 
     #[test]

@@ -144,6 +144,8 @@ pub enum Cause {
     OldVersion,
     /// The peer speaks something else.
     NoTls,
+    /// The peer answers like a client: it sends back what it gets, or is one.
+    NoServer,
     /// The peer went away before it said anything.
     Silence,
     /// The peer ended the session with this alert (RFC 8446 section 6).

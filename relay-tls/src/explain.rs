@@ -3,7 +3,7 @@
 #![allow(clippy::wildcard_enum_match_arm)]
 
 use relay_core::error::Failure;
-use rustls::{CertificateError, Error, PeerIncompatible};
+use rustls::{CertificateError, Error, HandshakeType, PeerIncompatible};
 
 use crate::error::Cause;
 use crate::peer::date;
@@ -27,6 +27,7 @@ pub(crate) fn cause(error: &Error) -> Option<Cause> {
         Error::NoCertificatesPresented => return Some(Cause::NoCertificate),
         Error::AlertReceived(alert) => return Some(Cause::Alert(u8::from(*alert))),
         Error::PeerIncompatible(what) if is_old(what) => return Some(Cause::OldVersion),
+        error if is_of_a_client(error) => return Some(Cause::NoServer),
         _ => return None,
     };
     Some(match certificate {
@@ -45,6 +46,11 @@ pub(crate) fn cause(error: &Error) -> Option<Cause> {
         CertificateError::ApplicationVerificationFailure => Cause::OtherIdentity,
         _ => return None,
     })
+}
+
+/// Whether we dialed and were answered with the first message of a client.
+const fn is_of_a_client(error: &Error) -> bool {
+    matches!(error, Error::InappropriateHandshakeMessage { got_type: HandshakeType::ClientHello, .. })
 }
 
 const fn is_old(what: &PeerIncompatible) -> bool {
@@ -72,6 +78,9 @@ pub(crate) fn error(error: &Error) -> String {
             String::from("peer does not speak TLS 1.3, which is required")
         }
         Error::PeerIncompatible(what) => format!("peer and we have too little in common ({what:?})"),
+        error if is_of_a_client(error) => {
+            String::from("peer answers like a TLS client: it sends back what it gets, or is one itself")
+        }
         Error::PeerMisbehaved(what) => format!("peer broke the rules of TLS ({what:?})"),
         other => other.to_string(),
     }

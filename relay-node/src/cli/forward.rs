@@ -91,6 +91,13 @@ pub(super) fn read(matches: &ArgMatches) -> Result<Forward, String> {
     for endpoint in &connect {
         check_connect(endpoint)?;
     }
+    for (number, endpoint) in listen.iter().enumerate() {
+        if listen[..number].iter().any(|other| is_same_place(other, endpoint)) {
+            return Err(format!(
+                "--listen {endpoint} is there already; each place can be listened at once only"
+            ));
+        }
+    }
     if let Some(circle) = circle(&listen, &connect) {
         return Err(circle);
     }
@@ -123,6 +130,14 @@ pub(super) fn check_connect(endpoint: &Endpoint) -> Result<(), String> {
             Err(format!("--connect {endpoint}: port 0 can only be listened on; say which one to connect to"))
         }
         Endpoint::Unix(_) | Endpoint::Abstract(_) | Endpoint::Tcp(_) | Endpoint::Tls(_) => Ok(()),
+    }
+}
+
+/// Whether there can be only one listener at these. Of a name there may be several sockets that are inherited.
+fn is_same_place(a: &Endpoint, b: &Endpoint) -> bool {
+    match (a.host_port(), b.host_port()) {
+        (Some(a), Some(b)) => a == b && a.port != 0,
+        _ => a == b && !matches!(a, Endpoint::Fd(_)),
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) fn command(name: &str) -> Command {
                 .help("The target's node: the address that its 'target' printed, or a name; fe80::1%eth0 if it is link-local"),
         )
         .arg(
-            one("ports", "JSON", text::<PortMap>())
+            one("ports", "JSON", ValueParser::new(ports))
                 .required(true)
                 .help("Its port for each channel, as its 'target' printed them: {\"PORT\":CHANNEL,...}"),
         )
@@ -96,6 +96,15 @@ channel. SIGTERM and SIGINT stop accepting and let the open sessions finish (--d
 second one ends them. TLS files are read
 again when they change, and at SIGHUP."
     )
+}
+
+fn ports(text: &str) -> Result<PortMap, String> {
+    text.parse::<PortMap>().map_err(|error| match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(whole) if whole["ports"].is_object() => {
+            format!("this is the target's whole answer; pass the value of its \"ports\": {}", whole["ports"])
+        }
+        Ok(_) | Err(_) => error.to_string(),
+    })
 }
 
 pub(super) fn read(matches: &ArgMatches) -> Result<Source, String> {

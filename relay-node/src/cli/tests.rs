@@ -234,7 +234,7 @@ fn a_uri_is_read_or_built() {
     let build = task("uri --key vm1 --disks").task.expect_err("to be built");
     assert_eq!((build.base_dir.as_str(), build.disks), ("/var/run/kubevirt", true));
     for (line, says) in [
-        ("uri", "required arguments were not provided"),
+        ("uri", "or with --key KEY"),
         ("uri qemu:///system --key vm1", "cannot be used with"),
         ("uri qemu:///system --disks", "cannot be used with"),
         ("uri qemu:///system --base-dir /x", "cannot be used with"),
@@ -352,5 +352,33 @@ fn help_teaches() {
             Err(Early::Told(text)) => assert!(text.contains(says), "{text}"),
             other => panic!("{line}: {other:?}"),
         }
+    }
+}
+
+#[test]
+fn what_was_meant_is_told() {
+    for (line, says) in [
+        ("uri", "or with --key KEY"),
+        (
+            "forward --listen unix:/s --connect unix:@a --listen unix:/s --connect unix:@b",
+            "--listen unix:/s is there already",
+        ),
+        (
+            "forward --listen tcp:[::]:7 --connect unix:@a --listen tls:[::]:7 --connect unix:@b",
+            "is there already",
+        ),
+        (
+            r#"source --key k --base-dir /d --plain --target h --ports {"ports":{"1":0},"address":"10.1.1.1"}"#,
+            r#"pass the value of its "ports": {"1":0}"#,
+        ),
+    ] {
+        let message = misuse(line);
+        assert!(message.contains(says), "{message}");
+    }
+    for twice in ["tcp:[::]:0", "fd:ram"] {
+        assert!(
+            run(&format!("forward --listen {twice} --connect unix:@a --listen {twice} --connect unix:@b"))
+                .is_ok()
+        );
     }
 }

@@ -40,7 +40,6 @@ pub(super) fn command(name: &str) -> Command {
                 .value_name("URI")
                 .value_parser(text::<Uri>())
                 .action(ArgAction::Set)
-                .required_unless_present("key")
                 .conflicts_with("key")
                 .help("driver[+transport]://[username@][hostname][:port]/[path][?extraparameters]"),
         )
@@ -87,7 +86,13 @@ pub(super) fn read(matches: &ArgMatches) -> Result<UriTask, String> {
     };
     let task = match given(matches, "uri") {
         Some(uri) => Ok(uri),
-        None => Err(build()?),
+        None if matches.contains_id("key") => Err(build()?),
+        None => {
+            return Err(
+                "say which URI to take apart, or with --key KEY of which migration to build the URIs"
+                    .to_owned(),
+            );
+        }
     };
     Ok(UriTask { task, json: matches.get_flag("json") })
 }

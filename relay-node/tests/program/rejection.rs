@@ -2,6 +2,7 @@
 //! end, and the log of each side has one line that says what is wrong and what to do.
 
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 
 use rcgen::ExtendedKeyUsagePurpose;
@@ -257,5 +258,54 @@ fn tls_to_plaintext() {
         assert_eq!(met.answer, None, "{}", met.source);
         assert!(line(&met.source).contains(says), "{says}: {}", met.source);
         assert!(line(&met.source).contains(advice), "{advice}: {}", met.source);
+    }
+}
+
+/// What sends back what it gets begins as we do, and is no server.
+#[test]
+fn tls_to_an_echo() {
+    let (pki, dir) = (Pki::new(), Scratch::new());
+    let source = pki.issue("source", &Leaf::source());
+    let echo_at = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let port = echo_at.local_addr().expect("address").port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = echo_at.accept().expect("accept");
+        let mut heard = [0; 4096];
+        let count = stream.read(&mut heard).expect("its first words");
+        let _ = stream.write_all(&heard[..count]);
+        let _ = stream.read(&mut heard);
+    });
+    let mut node = Node::start(&format!(
+        "source --key vm1 --base-dir {} --target 127.0.0.1 --ports {{\"{port}\":0}} {source}",
+        dir.path("")
+    ));
+    let front = node.line().strip_prefix("listening unix:").expect("a line").to_owned();
+    assert_eq!(echo(&front), None);
+    node.signal(Signal::TERM);
+    let (_, log) = node.end();
+    assert!(line(&log).contains("peer answers like a TLS client"), "{log}");
+    assert!(line(&log).contains("no TLS server listens there"), "{log}");
+}
+
+/// Not tried for the whole dial timeout, which is longer than any test.
+#[test]
+fn a_backend_that_is_no_socket() {
+    let dir = Scratch::new();
+    std::fs::write(dir.path("file"), "precious").expect("write");
+    for (backend, errno, says) in [
+        ("file", "errno-88", "what is at that path is no socket"),
+        (".", "errno-88", "what is at that path is no socket"),
+        ("file/x", "errno-20", "is no directory"),
+    ] {
+        let front = dir.path("front");
+        let mut node = Node::start(&format!(
+            "forward --listen unix:{front} --connect unix:{} --dial-timeout 1h",
+            if backend == "." { dir.path("").trim_end_matches('/').to_owned() } else { dir.path(backend) }
+        ));
+        node.line();
+        assert_eq!(echo(&front), None);
+        node.signal(Signal::TERM);
+        let (_, log) = node.end();
+        assert!(log.contains(&format!("dial={errno}")) && log.contains(says), "{log}");
     }
 }

@@ -406,3 +406,28 @@ fn garbage_after_the_handshake_tears_the_session() {
     assert_eq!(ended.front_end(), "source-protocol", "{}", ended.text);
     rig.finish();
 }
+
+/// Whoever speaks TLS where plaintext is taken is told of when it ends badly; QEMU's own TLS that passes well, and what
+/// is no TLS, are nothing to speak of.
+#[test]
+fn a_tls_client_at_a_plaintext_listener_is_told_what_to_do() {
+    let rig = Rig::new(Road::single(Kind::Tcp, Kind::Unix));
+    for (count, (said, hard)) in [(TLS, true), (TLS, false), ("hello", true)].into_iter().enumerate() {
+        let (client, server) = (rig.client(), rig.sink.accept());
+        client.write_all(said.as_bytes()).expect("taken");
+        expect(&server, said.as_bytes());
+        if hard {
+            client.reset();
+        } else {
+            client.finish().expect("taken");
+            server.finish().expect("taken");
+            receive(&client, 0);
+        }
+        let line = rig.relays[0].log().ended(count + 1).pop().expect("the last");
+        assert_eq!(line.is_clean(), !hard, "{}", line.text);
+        assert_eq!(line.text.contains("the client speaks TLS"), hard && said == TLS, "{}", line.text);
+    }
+}
+
+/// How a ClientHello begins.
+const TLS: &str = "\x16\x03\x01\x02\x00\x01";
