@@ -47,11 +47,11 @@ fn try_all() -> Result<bool, String> {
     let start = Instant::now();
     let (next, fates) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(mutants.len().max(1));
-    let first = workshop(root, 0)?;
+    let mut first = workshop(root, 0)?;
     first.judge_as_it_is()?;
     let mut shops = vec![first];
     for number in 1..workers {
-        shops.push(workshop(root, number)?);
+        shops.push(workshop(root, number)?.with_patience_of(&shops[0]));
     }
     std::thread::scope(|scope| {
         for shop in &shops {

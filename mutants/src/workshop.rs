@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::list::Mutant;
 
-/// A judge that takes so much of a processor's time, in seconds, is judging a mutant that spins.
+/// A judge that takes so much of a processor's time, in seconds, is judging a mutant that spins; more on a machine where the
+/// code as it is takes more than half of it, by the clock.
 const SPINS_S: u64 = 40;
 
 /// No judge waits for anything, but one that did should not be waited for.
@@ -35,6 +36,8 @@ pub(crate) struct Workshop {
     core: PathBuf,
     folder: PathBuf,
     judge: PathBuf,
+    /// Seconds of a processor that a judge may take.
+    spins_s: u64,
 }
 
 impl Workshop {
@@ -45,16 +48,26 @@ impl Workshop {
             fs::remove_dir_all(&copy).map_err(|error| error.to_string())?;
         }
         copy_folder(core, &copy).map_err(|error| format!("{}: {error}", copy.display()))?;
-        Ok(Self { core: core.to_path_buf(), folder, judge: judge.to_path_buf() })
+        Ok(Self { core: core.to_path_buf(), folder, judge: judge.to_path_buf(), spins_s: 10 * SPINS_S })
     }
 
     /// The code as it is must pass, or nothing is shown by a mutant that does not.
-    pub(crate) fn judge_as_it_is(&self) -> Result<(), String> {
+    pub(crate) fn judge_as_it_is(&mut self) -> Result<(), String> {
         self.build()?;
+        let start = Instant::now();
         match self.judge("")? {
-            None => Ok(()),
+            None => {
+                self.spins_s = SPINS_S.max(2 * start.elapsed().as_secs());
+                Ok(())
+            }
             Some(story) => Err(format!("the judge does not accept the code as it is:\n{story}")),
         }
+    }
+
+    /// What took so long there may take so long here.
+    pub(crate) fn with_patience_of(mut self, other: &Self) -> Self {
+        self.spins_s = other.spins_s;
+        self
     }
 
     /// Applies, builds and judges.
@@ -145,7 +158,7 @@ impl Workshop {
         let output = fs::File::create(self.folder.join("story")).map_err(|error| error.to_string())?;
         let errors = output.try_clone().map_err(|error| error.to_string())?;
         let mut judge = Command::new("sh")
-            .args(["-c", &format!("ulimit -t {SPINS_S}; exec \"$0\" \"$@\"")])
+            .args(["-c", &format!("ulimit -t {}; exec \"$0\" \"$@\"", self.spins_s)])
             .arg(self.folder.join(program))
             .args(arguments.split_whitespace())
             .env("RUST_BACKTRACE", "0")
@@ -161,7 +174,8 @@ impl Workshop {
                     Some(0) => Ok(None),
                     Some(_) => self.story().map(Some),
                     None => {
-                        Ok(Some(format!("no verdict ({status}; it has {SPINS_S} s of a processor's time)")))
+                        let spins_s = self.spins_s;
+                        Ok(Some(format!("no verdict ({status}; it has {spins_s} s of a processor's time)")))
                     }
                 };
             }

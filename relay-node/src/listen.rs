@@ -121,7 +121,11 @@ impl Listener {
         if let Some(options) = self.accepted {
             options.set(&socket)?;
         }
-        Ok((socket, Peer::of(address.and_then(|address| address.try_into().ok()))))
+        let peer = Peer::of(address.and_then(|address| address.try_into().ok()));
+        if matches!(peer, Peer::Local) {
+            socket::widen(&socket);
+        }
+        Ok((socket, peer))
     }
 }
 
@@ -351,6 +355,25 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_interval().expect("option").as_secs(), 15);
         assert_eq!(socket.tcp_keepalive_retries().expect("option"), 9);
         assert_eq!(socket.tcp_user_timeout().expect("option").map(|t| t.as_secs()), Some(150));
+    }
+
+    #[test]
+    fn a_turn_fits_into_a_local_socket_as_far_as_the_kernel_allows_it() {
+        let scratch = Scratch::new();
+        let path = scratch.path("s");
+        let listener = listen_at(&format!("unix:{}", path.display())).expect("listen");
+        let target = socket::Target::unix(&path).expect("target");
+        let Ok(socket::Dialing::Connected(dialed)) = socket::start_connect(&target) else { panic!("dialed") };
+        let (accepted, _) = listener.accept().expect("accept");
+        let (wide, _) = UnixStream::pair().expect("pair");
+        let wide = Socket::from(wide);
+        let narrow = wide.send_buffer_size().expect("option");
+        wide.set_send_buffer_size(crate::live::BUDGET).expect("option");
+        let wide = wide.send_buffer_size().expect("option");
+        assert!(wide > narrow, "{wide}");
+        for socket in [dialed, accepted] {
+            assert_eq!(socket.send_buffer_size().expect("option"), wide);
+        }
     }
 
     #[test]

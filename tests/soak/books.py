@@ -47,6 +47,23 @@ class Page:
                 yield f"{key} went from {value} to {self.samples.get(key)}"
 
 
+class Ledger:
+    """What a node moved with all its processes: of the last one by its metrics, of former ones by their logs."""
+
+    def __init__(self, page, former_lines):
+        self.page = page
+        self.former = defaultdict(int)
+        for record in sessions(former_lines):
+            for end, direction in (("front", "forward"), ("back", "backward")):
+                delivered, lost = record[f"{end}_bytes"], record.get(f"{end}_lost", 0)
+                for what, count in (("received", delivered + lost), ("delivered", delivered), ("cut", lost)):
+                    self.former[what, str(record["channel"]), direction] += count
+
+    def sum(self, what, channel, direction):
+        of_page = self.page.sum(f"relay_{what}_bytes_total", channel=channel, direction=direction)
+        return of_page + self.former[what, channel, direction]
+
+
 def sessions(lines):
     for line in lines:
         record = json.loads(line)
@@ -54,9 +71,7 @@ def sessions(lines):
             yield record
 
 
-def compare_log(page, lines):
-    """A line for each session, with the same bytes; but of strangers that fail in a row only some have one."""
-    counts, moved = 0, defaultdict(int)
+def check_lines(lines):
     for line in lines:
         try:
             record = json.loads(line)
@@ -65,6 +80,11 @@ def compare_log(page, lines):
             return
         if "panicked" in record["message"]:
             yield line
+
+
+def compare_log(page, lines):
+    """A line for each session, with the same bytes; but of strangers that fail in a row only some have one."""
+    counts, moved = 0, defaultdict(int)
     for record in sessions(lines):
         counts += 1
         moved[record["channel"], "forward"] += record["front_bytes"]
@@ -84,18 +104,17 @@ def compare_nodes(source, target, sums, memory, control):
     """Along the path, forward from the client: where nobody breaks off all counts are the same, and elsewhere none grows."""
     for channel in (memory, control):
         for direction, way in DIRECTIONS.items():
-            of = {"channel": channel, "direction": direction}
             path = [source, target] if direction == "forward" else [target, source]
             stations = [sums[channel][f"{way}_sent"]]
             for node in path:
-                stations += [node.sum(f"relay_{what}_bytes_total", **of) for what in ("received", "delivered")]
+                stations += [node.sum(what, channel, direction) for what in ("received", "delivered")]
             stations.append(sums[channel][f"{way}_received"])
             print(f"channel {channel} {direction}: {' -> '.join(map(str, stations))} bytes", flush=True)
             if channel == memory and len(set(stations)) != 1:
                 yield f"channel {channel} {direction}: bytes were lost along the path: {stations}"
             if any(later > earlier for earlier, later in zip(stations, stations[1:])):
                 yield f"channel {channel} {direction}: bytes came from nowhere: {stations}"
-    cut = sum(node.sum("relay_cut_bytes_total", channel=memory) for node in (source, target))
+    cut = sum(node.sum("cut", memory, direction) for node in (source, target) for direction in DIRECTIONS)
     if cut:
         yield f"{cut} bytes were cut where nobody broke off"
 

@@ -32,6 +32,8 @@ pub struct Order {
     next: u64,
     /// Accepted, not ready, not overtaken.
     silent: BTreeSet<u64>,
+    /// Accepted, not ready; somebody accepted later went first, or may.
+    overtaken: BTreeSet<u64>,
     /// Ready to be dialed or being dialed, and since when.
     ready: BTreeMap<u64, Instant>,
     /// The same, by since when.
@@ -53,6 +55,7 @@ impl Order {
             window,
             next: 0,
             silent: BTreeSet::new(),
+            overtaken: BTreeSet::new(),
             ready: BTreeMap::new(),
             waiting: BTreeSet::new(),
             moved: Instant::ZERO,
@@ -69,18 +72,24 @@ impl Order {
 
     /// The front may be dialed through as far as it is concerned. Later calls do nothing. Whether it
     /// comes too late: one accepted after it went first, and the order is not kept.
+    ///
+    /// # Panics
+    /// If the front has [`left`](Self::left): its turn would come, and nobody would take it.
     pub fn ready(&mut self, now: Instant, ticket: Ticket) -> bool {
-        let in_time = self.silent.remove(&ticket.0);
-        if let Entry::Vacant(place) = self.ready.entry(ticket.0) {
-            place.insert(now);
-            self.waiting.insert((now, ticket.0));
-            return !in_time;
-        }
-        false
+        let Entry::Vacant(place) = self.ready.entry(ticket.0) else { return false };
+        let late = self.overtaken.remove(&ticket.0);
+        assert!(self.silent.remove(&ticket.0) || late, "contract: Ready only of a front that is in line");
+        place.insert(now);
+        self.waiting.insert((now, ticket.0));
+        late
     }
 
     /// The front's backend is connected: it has [`left`](Self::left), and the line moves.
+    ///
+    /// # Panics
+    /// If the front never was [`ready`](Self::ready), or has left: others' clocks would begin anew.
     pub fn connected(&mut self, now: Instant, ticket: Ticket) {
+        assert!(self.ready.contains_key(&ticket.0), "contract: Connected only of a front that is ready");
         self.moved = now;
         self.left(ticket);
     }
@@ -90,7 +99,7 @@ impl Order {
     pub fn left(&mut self, ticket: Ticket) {
         match self.ready.remove(&ticket.0) {
             Some(since) => self.waiting.remove(&(since, ticket.0)),
-            None => self.silent.remove(&ticket.0),
+            None => self.silent.remove(&ticket.0) || self.overtaken.remove(&ticket.0),
         };
     }
 
@@ -100,7 +109,8 @@ impl Order {
         while let Some((since, ticket)) = self.held_up_longest()
             && now >= since + self.window
         {
-            self.silent = self.silent.split_off(&ticket);
+            let behind = self.silent.split_off(&ticket);
+            self.overtaken.append(&mut core::mem::replace(&mut self.silent, behind));
         }
     }
 }
@@ -241,5 +251,24 @@ mod tests {
         assert_eq!(order.since(b), Some(at(9_000)), "it moves");
         order.left(b); // its dial timed out
         assert_eq!((order.since(b), order.since(c)), (None, Some(at(9_000))), "it does not");
+    }
+
+    #[test]
+    #[should_panic(expected = "contract: Ready only of a front that is in line")]
+    fn who_left_is_not_ready_any_more() {
+        let mut order = Order::new(Order::WINDOW);
+        let [a, b] = [(); 2].map(|()| order.accepted());
+        order.ready(at(0), b);
+        order.handle_timeout(at(500));
+        order.left(a); // overtaken, and gone
+        order.ready(at(501), a);
+    }
+
+    #[test]
+    #[should_panic(expected = "contract: Connected only of a front that is ready")]
+    fn who_is_silent_is_not_connected() {
+        let mut order = Order::new(Order::WINDOW);
+        let stranger = order.accepted();
+        order.connected(at(0), stranger);
     }
 }

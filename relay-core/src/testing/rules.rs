@@ -31,7 +31,8 @@ pub enum Rule {
     S6,
     /// Nothing moves on a leg before it is up; Back is not dialed before Front is authenticated.
     S7,
-    /// Timers fire neither early nor late; time never runs back.
+    /// The next timer is the formula's, and it alone ends something, then and not before: idle and half-open never within
+    /// their interval of the last progress, a drain by its deadline. Time never runs back.
     S8,
     /// A peer that is trusted no longer ends what is open at once, in both directions, with a reason that says
     /// whose peer it was.
