@@ -194,6 +194,7 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
             return false;
         }
         let Some(granted) = self.granted(leg, LARGEST) else { return false };
+        let discarding = self.session().phase(leg) == Phase::Discarding;
         let link = &mut self.relay.links[leg];
         let Some(room) = link.inbound.room(need, link.appetite, self.pool) else { return false };
         let size = room.len().min(granted);
@@ -202,7 +203,9 @@ impl<C: Codec, T: Transport> Turn<'_, C, T> {
             Ok(count) => {
                 check_moved(count, size);
                 self.moved += count;
-                spend(&mut self.throttle, leg, count);
+                if !discarding {
+                    spend(&mut self.throttle, leg, count);
+                }
                 link.on_read(size, count);
                 link.inbound.fill(count);
             }

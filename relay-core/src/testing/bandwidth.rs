@@ -9,6 +9,7 @@ use std::vec::Vec;
 
 use super::rng::Rng;
 use super::rules::{Rule, Violation, demand_that};
+use super::upload::thrown_away;
 use crate::bandwidth::{Bucket, Throttle};
 use crate::codec::Plain;
 use crate::config::Config;
@@ -189,6 +190,7 @@ pub fn scene(seed: u64) -> Result<(), String> {
     let rate = (1 << (10 + rng.below(24))) + rng.next() % 1000;
     let rate_of = |rate| NonZeroU64::new(rate).unwrap_or(NonZeroU64::MIN);
     both_ways(rate_of(rate))?;
+    thrown_away(seed, seed.is_multiple_of(2)).map_err(|violation| format!("{violation}\n  seed {seed}"))?;
     hoarding(&Arc::new(Bucket::new(rate_of(rate), Instant::ZERO)))
         .map_err(|violation| format!("{violation}\n  seed {seed}, {rate} bytes/s"))?;
     let start = Instant::from_nanos(rng.next() % 10_000_000_000);

@@ -14,4 +14,5 @@ pub mod rules;
 pub mod sim;
 pub mod toy;
 pub mod transitions;
+mod upload;
 pub mod world;
