@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use relay_core::testing::lane::{LanePlan, lane};
-use relay_core::testing::sim::{CrowdPlan, Plan, Seeds, ToyFamily, crowd, run, tell_all};
+use relay_core::testing::sim::{CrowdPlan, Plan, Seeds, ToyFamily, crowd, run, run_at_any_time, tell_all};
 
 const USUAL: u64 = 20_000;
 
@@ -19,6 +19,13 @@ fn every_simulated_connection_keeps_every_rule() {
     assert!(runs < 100 || (clean > runs / 10 && clean < runs * 95 / 100), "{clean} of {runs} ended well");
     let calls: u64 = summaries.iter().map(|told| told.calls).sum();
     println!("{runs} connections, {clean} ended well, {calls} calls of the transport, {:?}", start.elapsed());
+}
+
+#[test]
+fn a_connection_does_not_know_what_the_clock_shows() {
+    let (seeds, start) = (Seeds::from_environment(USUAL).one_in(20), Instant::now());
+    let told = tell_all(seeds, |seed| run_at_any_time(&mut ToyFamily, Plan::new(seed)));
+    println!("{} connections, each now and in a century, {:?}", told.len(), start.elapsed());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use relay_core::testing::admission::{DialScene, GateScene, LingerScene, Mutant, 
 use relay_core::testing::bandwidth;
 use relay_core::testing::explorer::{self, cases};
 use relay_core::testing::lane::{LanePlan, lane};
-use relay_core::testing::sim::{CrowdPlan, Plan, ToyFamily, crowd, run};
+use relay_core::testing::sim::{CrowdPlan, Plan, ToyFamily, crowd, run, run_at_any_time};
 
 type Verdict = Result<(), String>;
 type Checker = (&'static str, fn() -> Verdict);
@@ -60,7 +60,8 @@ fn admission(scene: impl Scene) -> Verdict {
 }
 
 fn simulation() -> Verdict {
-    (0..runs(6000)).try_for_each(|seed| run(&mut ToyFamily, Plan::new(seed)).map(|_| ()))
+    (0..runs(6000)).try_for_each(|seed| run(&mut ToyFamily, Plan::new(seed)).map(|_| ()))?;
+    (0..runs(300)).try_for_each(|seed| run_at_any_time(&mut ToyFamily, Plan::new(seed)))
 }
 
 fn lanes() -> Verdict {

@@ -13,7 +13,8 @@ use crate::leg::Leg;
 use crate::session::{Close, Demand, Distrust, EndReason, Input, Outcome, Stop, Timer};
 use crate::time::Instant;
 
-/// A rule's name. S is safety of a session, L its liveness, B its bandwidth, C its courtesy; A is accepting, O the order of dialing,
+/// A rule's name. S is safety of a session, L its liveness, B its bandwidth, P its pipes, C its
+/// courtesy; A is accepting, O the order of dialing,
 /// D one dial, G a socket's last moments.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Rule {
@@ -58,6 +59,8 @@ pub enum Rule {
     B2,
     /// Of those who want more than there is each gets its share.
     B3,
+    /// A flow asks for a pipe as soon as its reads are offered as many bytes as pipes are for, and not before.
+    P1,
     /// Nothing that a peer does makes the relay panic.
     C1,
     /// A peer that is not accepted, or that sends what nobody can open, is told so by an alert, if its

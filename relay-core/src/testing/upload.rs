@@ -3,6 +3,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU64;
 use core::time::Duration;
@@ -79,8 +80,7 @@ impl Uploader {
         self.came.drain(..at);
         self.send_control(wires);
         if self.codec.is_secured() {
-            let mut slot = Vec::new();
-            slot.resize(self.codec.layout().record(PIECE), 7);
+            let mut slot = vec![7; self.codec.layout().record(PIECE)];
             if let Ok(Sealed::Record(wire)) = self.codec.seal(&mut slot, PIECE) {
                 wires.to_relay.front.extend(&slot[..wire]);
             }
@@ -89,8 +89,7 @@ impl Uploader {
     }
 
     fn send_control(&mut self, wires: &mut Wires) {
-        let mut control = Vec::new();
-        control.resize(self.codec.control_pending(), 0);
+        let mut control = vec![0; self.codec.control_pending()];
         let taken = self.codec.take_control(&mut control);
         wires.to_relay.front.extend(&control[..taken]);
     }

@@ -7,11 +7,15 @@ use std::string::String;
 use super::super::model::Model;
 use super::super::rng::Rng;
 use super::super::rules::{Rule, Violation, check_reasons, demand_that};
+use super::limits::Limits;
 use super::net::Net;
 use super::peer::{Peer, Seen};
+use super::piping::{FIRST, PipeFrom, PipesFrom, USUAL};
 use super::plan::{Ends, Faults, Plan};
+use super::setup::Setup;
+use super::silence::Silence;
 use super::{Family, Parts};
-use crate::bandwidth::{Bucket, Throttle};
+use crate::bandwidth::Bucket;
 use crate::codec::Codec;
 use crate::error::Failure;
 use crate::flow::Phase;
@@ -41,10 +45,10 @@ pub(super) struct Conn<C> {
     faults: Faults,
     ends: PerLeg<Ends>,
     drain_until: Option<Instant>,
-    /// How fast it may read, if there is a limit, and what it has read of that.
-    throttle: Option<(Arc<Bucket>, Throttle)>,
-    counted: u64,
-    born: Instant,
+    /// How fast it may read, if there is a limit.
+    limits: Option<Limits>,
+    setup: Setup,
+    silence: Silence,
 }
 
 impl<C: Codec> Conn<C> {
@@ -64,6 +68,7 @@ impl<C: Codec> Conn<C> {
             wire.from_relay.slot_limit = plan.faults.slots.then_some(slots);
         }
         net.wires.front.known = Ready::BOTH;
+        net.pipe_from = (plan.secure == PerLeg::both(false)).then(|| plan.pipe_from.bytes());
         let plain = plan.secure == PerLeg::both(false);
         Self {
             relay: Relay::new(config, front, now),
@@ -77,21 +82,26 @@ impl<C: Codec> Conn<C> {
             faults: plan.faults,
             ends: plan.ends,
             drain_until: None,
-            throttle: plan.limit.map(|rate| throttle(Arc::new(Bucket::new(rate, now)))),
-            counted: 0,
-            born: now,
+            limits: limits(&plan, now),
+            setup: Setup::new(plan.secure, now),
+            silence: Silence::new(now),
         }
     }
 
-    /// It has to share in this bucket.
-    pub(super) fn share(&mut self, bucket: &Arc<Bucket>) {
-        self.throttle = Some(throttle(Arc::clone(bucket)));
+    /// It has to share in these buckets.
+    pub(super) fn share(&mut self, buckets: impl IntoIterator<Item = Arc<Bucket>>, now: Instant) {
+        self.limits = Some(Limits::new(buckets, false, now));
+    }
+
+    /// Bytes that it read under the limits, or a few less.
+    pub(super) fn counted(&self) -> u64 {
+        self.limits.as_ref().map_or(0, |limits| limits.counted)
     }
 
     /// When something is to be done next without an edge.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let timer = self.relay.next_timeout().map(|(at, _)| at);
-        let grant = self.throttle.as_ref().and_then(|(_, throttle)| throttle.ready_at());
+        let grant = self.limits.as_ref().and_then(|limits| limits.throttle.ready_at());
         [timer, grant].into_iter().flatten().min()
     }
 
@@ -119,13 +129,21 @@ impl<C: Codec> Conn<C> {
         let kinds = [faults.reset, faults.truncate, faults.garbage, faults.dead_end, faults.hang_up];
         if kinds.get(kind) == Some(&true) {
             self.trouble(leg, kind, rng);
+        } else if faults.refuse && self.uploads_to(leg) && rng.chance(10) {
+            self.trouble(leg, 5, rng);
         } else if faults.stall && rng.chance(5) {
             self.sleep(leg, rng.chance(60));
         }
     }
 
+    /// Something is on its way to `leg`, and more may come.
+    fn uploads_to(&self, leg: Leg) -> bool {
+        let session = self.relay.session();
+        session.phase(leg.other()) == Phase::Open && session.stats().read[leg.other()] > 0
+    }
+
     /// A reset, an end without good order, what nobody can open, writes that take nothing, a peer that
-    /// closes without waiting for anything.
+    /// closes without waiting for anything, one that takes nothing more.
     pub(super) fn trouble(&mut self, leg: Leg, kind: usize, rng: &mut Rng) {
         let Some(peer) = &mut self.peers[leg] else { return };
         let wire = &mut self.net.wires[leg];
@@ -139,6 +157,11 @@ impl<C: Codec> Conn<C> {
                     peer.vanish(wire);
                 }
                 wire.peer_closed();
+            }
+            5 if !wire.gone && peer.is_secured() => {
+                wire.peer_refuses();
+                // It has something to say to that.
+                peer.say_more(rng.below(20 * self.plan.most) as u64);
             }
             _ => {}
         }
@@ -215,6 +238,20 @@ impl<C: Codec> Conn<C> {
         Ok(active)
     }
 
+    /// Whoever uploads what is thrown away goes on with it; whether anybody does.
+    pub(super) fn flood(&mut self) -> bool {
+        let mut floods = false;
+        for leg in Leg::BOTH {
+            if let Some(peer) = &mut self.peers[leg]
+                && !self.net.wires[leg].gone
+                && self.relay.session().phase(leg) == Phase::Discarding
+            {
+                floods |= peer.flood();
+            }
+        }
+        floods
+    }
+
     /// A peer that says nothing for now.
     pub(super) fn silence(&mut self, leg: Leg) {
         if let Some(peer) = &mut self.peers[leg] {
@@ -275,6 +312,7 @@ impl<C: Codec> Conn<C> {
         let (back, peer) = family.pair(rng, parts);
         self.relay.connected(now, back);
         self.tell_model(now, Input::Connected(Leg::Back));
+        self.setup.connected(now);
         self.peers.back = Some(Peer::new(peer, 2, 1, self.plan.bytes.back, self.ends.back));
         self.ready.back = Ready::BOTH;
         self.net.wires.back.known = Ready::BOTH;
@@ -292,6 +330,7 @@ impl<C: Codec> Conn<C> {
     pub(super) fn queued(&mut self, now: Instant) {
         self.relay.queued(now);
         self.tell_model(now, Input::Queued);
+        self.setup.turn(None);
         self.runnable = true;
     }
 
@@ -299,6 +338,7 @@ impl<C: Codec> Conn<C> {
     pub(super) fn take_turn(&mut self, since: Instant, now: Instant) {
         self.relay.turn(now, since);
         self.tell_model(now, Input::Turn(since));
+        self.setup.turn(Some(since));
         self.runnable = true;
     }
 
@@ -336,10 +376,14 @@ impl<C: Codec> Conn<C> {
 
     /// The clock shows `now`.
     pub(super) fn on_time(&mut self, now: Instant) -> Result<(), Violation> {
-        let granted = self.throttle.as_ref().and_then(|(_, throttle)| throttle.ready_at());
+        let granted = self.limits.as_ref().and_then(|limits| limits.throttle.ready_at());
         self.runnable |= granted.is_some_and(|at| at <= now);
         let open = self.outcome().is_none();
         let due = self.relay.next_timeout();
+        if let Some(model) = &self.model {
+            let ought = model.next_timeout();
+            demand_that(Rule::S8, due == ought, || format!("next is {due:?}, by the facts {ought:?}"))?;
+        }
         self.relay.handle_timeout(now);
         let fired = open && self.outcome().is_some();
         demand_that(Rule::S8, fired == due.is_some_and(|(at, _)| at <= now), || {
@@ -352,6 +396,10 @@ impl<C: Codec> Conn<C> {
             && let Some((_, timer)) = due
         {
             model.give_up(EndReason::TimedOut(timer));
+        }
+        if open {
+            let timer = due.filter(|_| fired).map(|(_, timer)| timer);
+            self.silence.check(self.relay.session(), timer, now)?;
         }
         self.check_reasons()
     }
@@ -385,12 +433,25 @@ impl<C: Codec> Conn<C> {
     fn pump_once(&mut self, budget: usize, pool: &mut Pool, now: Instant) -> Result<Pumped, Violation> {
         self.net.begin_turn(budget);
         let counts = self.relay.session().is_up(Leg::Back);
-        let throttle = self.throttle.as_mut().map(|(_, throttle)| throttle);
+        let waited = self.limits.as_ref().and_then(|limits| limits.throttle.ready_at());
+        let throttle = self.limits.as_mut().map(|limits| &mut limits.throttle);
         let (relay, net, ready) = (&mut self.relay, &mut self.net, &mut self.ready);
-        let pumped = pump_throttled(relay, net, ready, pool, now, budget, throttle);
-        if counts {
-            self.check_rate(pumped, now)?;
-        }
+        let pumped = match self.plan.pipe_from {
+            PipeFrom::Always => pump_throttled(relay, net, ready, pool, now, budget, throttle),
+            PipeFrom::First => {
+                let net = &mut PipesFrom::<FIRST>(net);
+                pump_throttled(relay, net, ready, pool, now, budget, throttle)
+            }
+            PipeFrom::Second => {
+                let net = &mut PipesFrom::<{ FIRST + 1 }>(net);
+                pump_throttled(relay, net, ready, pool, now, budget, throttle)
+            }
+            PipeFrom::Usual => {
+                let net = &mut PipesFrom::<USUAL>(net);
+                pump_throttled(relay, net, ready, pool, now, budget, throttle)
+            }
+        };
+        self.check_rate(pumped, counts, waited, now)?;
         self.net.broken.take().map_or(Ok(()), Err)?;
         let closed = self.outcome().is_some();
         demand_that(Rule::S4, closed == (pumped == Pumped::Done), || {
@@ -413,33 +474,54 @@ impl<C: Codec> Conn<C> {
         for input in core::mem::take(&mut self.net.told) {
             self.tell_model(now, input);
         }
+        let held = self.relay.session().is_held();
+        if let Some(model) = &mut self.model
+            && model.held != held
+        {
+            // Whether it is so for a reason is another rule's matter.
+            model.handle(now, if held { Input::Held } else { Input::Released });
+        }
+        self.silence.look(self.relay.session(), now);
+        self.check_setup(now)?;
         self.check_buffers()?;
         self.check_ready()?;
         self.check_model()?;
         Ok(pumped)
     }
 
-    /// B1 for this connection alone; and if the limit has it wait, it waits for a time to come.
-    fn check_rate(&mut self, pumped: Pumped, now: Instant) -> Result<(), Violation> {
-        let Some((bucket, throttle)) = &self.throttle else { return Ok(()) };
-        for input in &self.net.told {
-            // What is thrown away is not held back, and such a flow may be broken by now.
-            if let Input::Read(leg, count) = input
-                && !matches!(self.relay.session().phase(*leg), Phase::Discarding | Phase::Broken)
-            {
-                self.counted += *count as u64;
+    fn check_setup(&mut self, now: Instant) -> Result<(), Violation> {
+        for leg in Leg::BOTH {
+            if self.relay.codec(leg).is_some_and(Codec::is_secured) {
+                self.setup.secured(leg, now);
             }
         }
-        let time = now.since(self.born).as_nanos() * u128::from(bucket.rate().get()) / 1_000_000_000;
-        let most = u128::from(bucket.burst()) + time;
-        demand_that(Rule::B1, u128::from(self.counted) <= most, || {
-            format!("{} bytes read by {now:?}, {most} are allowed", self.counted)
-        })?;
-        let held = self.relay.session().is_held() && self.outcome().is_none();
-        let waits = throttle.ready_at();
-        demand_that(Rule::B2, !held || waits.is_some_and(|at| at > now), || {
-            format!("held at {now:?} until {waits:?}")
-        })?;
+        if self.outcome().is_some() {
+            return Ok(());
+        }
+        self.setup.check(self.relay.session().config(), self.relay.next_timeout())
+    }
+
+    /// B1 for this connection alone, and if it has to wait, B2. Unless it `counts`, handshakes are in it.
+    fn check_rate(
+        &mut self,
+        pumped: Pumped,
+        counts: bool,
+        waited: Option<Instant>,
+        now: Instant,
+    ) -> Result<(), Violation> {
+        let Some(limits) = &mut self.limits else { return Ok(()) };
+        let session = self.relay.session();
+        let held = session.is_held() && session.outcome().is_none();
+        // What is thrown away is not held back, and such a flow may be broken by now.
+        let limited = |leg| counts && !matches!(session.phase(leg), Phase::Discarding | Phase::Broken);
+        let limited = PerLeg::new(limited(Leg::Front), limited(Leg::Back));
+        limits.check(&self.net.told, limited, waited, held, now)?;
+        for leg in Leg::BOTH {
+            if session.phase(leg) == Phase::Discarding {
+                limits.is_in_vain(leg);
+            }
+        }
+        let waits = limits.throttle.ready_at();
         demand_that(Rule::B2, held || pumped == Pumped::Again || waits.is_none(), || {
             format!("not held, and yet in line for {waits:?}")
         })
@@ -632,6 +714,9 @@ impl<C: Codec> Conn<C> {
     }
 }
 
-fn throttle(bucket: Arc<Bucket>) -> (Arc<Bucket>, Throttle) {
-    (Arc::clone(&bucket), Throttle::new([bucket]))
+/// What the plan says of them: a bucket for the process, and one for the key.
+fn limits(plan: &Plan, now: Instant) -> Option<Limits> {
+    let rates = [plan.limit, plan.key_limit];
+    let buckets = rates.into_iter().flatten().map(|rate| Arc::new(Bucket::new(rate, now)));
+    rates.iter().any(Option::is_some).then(|| Limits::new(buckets, true, now))
 }

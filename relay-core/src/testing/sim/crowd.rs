@@ -14,7 +14,7 @@ use std::string::String;
 use super::super::rng::Rng;
 use super::super::rules::{Rule, Violation, demand_that};
 use super::conn::Conn;
-use super::plan::{Faults, Plan, limit};
+use super::plan::{Faults, Plan, USUAL_DIAL_TIMEOUT, USUAL_SECURE_TIMEOUT, epoch, key_limit, limit};
 use super::{Family, guarded};
 use crate::admission::{Dialer, Gate, Limits, ListenerId, Order, Peers, Stranger, Ticket};
 use crate::bandwidth::Bucket;
@@ -51,6 +51,10 @@ pub struct CrowdPlan {
     pub besieged: bool,
     /// Bytes a second that all of them together may send, if there is a limit.
     pub limit: Option<NonZeroU64>,
+    /// And those of one listener, beside that.
+    pub key_limit: Option<NonZeroU64>,
+    /// What the clock shows at the beginning.
+    pub epoch: Instant,
 }
 
 impl CrowdPlan {
@@ -67,7 +71,9 @@ impl CrowdPlan {
             limits.strangers = 1 + rng.below(2);
             descriptors = EACH * limits.sessions;
         }
-        Self { seed, clients, limits, descriptors, stops, besieged, limit: limit(seed, false) }
+        let (limit, epoch) = (limit(seed, false), epoch(seed));
+        let key_limit = key_limit(seed, false, limit);
+        Self { seed, clients, limits, descriptors, stops, besieged, limit, key_limit, epoch }
     }
 }
 
@@ -101,11 +107,16 @@ struct Entry<C> {
     holds: usize,
 }
 
+type Buckets = (Arc<Bucket>, [Option<Arc<Bucket>>; LISTENERS]);
+
 struct Crowd<'a, F: Family> {
     family: &'a mut F,
     plan: CrowdPlan,
     gate: Gate,
-    bucket: Option<Arc<Bucket>>,
+    /// For all, and for those of each listener: a node's limit for its sessions, and for those of one key.
+    buckets: Option<Buckets>,
+    /// Bytes that the sessions of each listener read which are over.
+    counted: [u64; LISTENERS],
     orders: [Order; LISTENERS],
     /// Who became ready to be dialed, and when.
     ready: [Vec<(Ticket, Instant)>; LISTENERS],
@@ -145,6 +156,7 @@ const fn peers(listener: usize) -> Peers {
 
 impl<'a, F: Family> Crowd<'a, F> {
     fn new(family: &'a mut F, plan: CrowdPlan) -> Self {
+        let bucket = |rate| Arc::new(Bucket::new(rate, plan.epoch));
         let mut gate = Gate::new(plan.limits, plan.seed);
         for listener in 0..LISTENERS {
             gate.add(ListenerId(listener), peers(listener));
@@ -153,10 +165,13 @@ impl<'a, F: Family> Crowd<'a, F> {
             family,
             plan,
             gate,
-            bucket: plan.limit.map(|rate| Arc::new(Bucket::new(rate, Instant::ZERO))),
+            buckets: plan
+                .limit
+                .map(|rate| (bucket(rate), [(); LISTENERS].map(|()| plan.key_limit.map(bucket)))),
+            counted: [0; LISTENERS],
             orders: [(); LISTENERS].map(|()| Order::new(Order::WINDOW)),
             ready: Default::default(),
-            moved: [Instant::ZERO; LISTENERS],
+            moved: [plan.epoch; LISTENERS],
             queues: Default::default(),
             entries: Vec::new(),
             to_come: plan.clients,
@@ -164,7 +179,7 @@ impl<'a, F: Family> Crowd<'a, F> {
             held: 0,
             pool: Pool::default(),
             rng: Rng::new(plan.seed ^ 0xc0d),
-            now: Instant::ZERO,
+            now: plan.epoch,
             stopped: false,
             healing: false,
             summary: CrowdSummary { served: 0, most: 0, took: Duration::ZERO },
@@ -190,7 +205,7 @@ impl<'a, F: Family> Crowd<'a, F> {
         demand_that(Rule::A1, held == 0, || format!("{held} descriptors not given back"))?;
         let all = self.summary.served == self.plan.clients || self.stopped;
         demand_that(Rule::A2, all, || format!("served {}", self.summary.served))?;
-        self.summary.took = self.now.since(Instant::ZERO);
+        self.summary.took = self.now.since(self.plan.epoch);
         Ok(self.summary)
     }
 
@@ -270,7 +285,9 @@ impl<'a, F: Family> Crowd<'a, F> {
         plan.secure.front = peers(listener) == Peers::Strangers;
         plan.most = plan.most.min(700);
         plan.bytes = PerLeg::new(plan.bytes.front % 300, plan.bytes.back % 300);
-        (plan.faults.late, plan.limit) = (false, None);
+        (plan.faults.late, plan.limit, plan.key_limit) = (false, None, None);
+        // Whoever is let in gets through: nobody waits for a turn that comes too late.
+        (plan.dial_timeout, plan.secure_timeout) = (Some(USUAL_DIAL_TIMEOUT), Some(USUAL_SECURE_TIMEOUT));
         if self.healing {
             plan.faults = Faults::default();
         }
@@ -318,8 +335,8 @@ impl<'a, F: Family> Crowd<'a, F> {
 
     fn admit(&mut self, listener: usize, plan: Plan, stranger: Option<Stranger>) {
         let mut conn = Conn::new(self.family, plan, &mut self.rng, self.now);
-        if let Some(bucket) = &self.bucket {
-            conn.share(bucket);
+        if let Some((all, keys)) = &self.buckets {
+            conn.share([Some(all), keys[listener].as_ref()].into_iter().flatten().cloned(), self.now);
         }
         let taciturn = if self.plan.besieged { 40 } else { 15 };
         if !self.healing && self.rng.chance(taciturn) {
@@ -391,6 +408,7 @@ impl<'a, F: Family> Crowd<'a, F> {
             "let in, and no descriptor for its backend in time".into()
         })?;
         entry.conn.judge(&mut self.pool)?;
+        self.counted[entry.listener] += entry.conn.counted();
         Ok(())
     }
 
@@ -460,7 +478,26 @@ impl<'a, F: Family> Crowd<'a, F> {
         Ok(())
     }
 
+    /// B1 for all of them together, and for those of each listener.
+    fn check_rates(&self) -> Result<(), Violation> {
+        let Some((all, keys)) = &self.buckets else { return Ok(()) };
+        let mut counted = self.counted;
+        for entry in &self.entries {
+            counted[entry.listener] += entry.conn.counted();
+        }
+        let keys = keys.iter().zip(counted).filter_map(|(key, counted)| Some((key.as_ref()?, counted)));
+        for (bucket, counted) in keys.chain([(all, counted.iter().sum())]) {
+            let time = self.now.since(self.plan.epoch).as_nanos() * u128::from(bucket.rate().get());
+            let most = time / 1_000_000_000 + u128::from(bucket.burst());
+            demand_that(Rule::B1, u128::from(counted) <= most, || {
+                format!("{counted} bytes read by {:?}, {most} are allowed", self.now)
+            })?;
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), Violation> {
+        self.check_rates()?;
         let (sessions, limits) = (self.entries.len(), self.plan.limits);
         let strangers =
             self.entries.iter().filter(|entry| entry.stranger.is_some() && entry.evicted.is_none()).count();

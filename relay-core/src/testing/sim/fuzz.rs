@@ -4,7 +4,8 @@
 use core::num::NonZeroU64;
 use core::time::Duration;
 
-use super::plan::{Ends, Faults, Plan};
+use super::piping::PipeFrom;
+use super::plan::{Ends, Faults, Plan, epoch};
 use super::run::Sim;
 use super::{ToyFamily, guarded};
 use crate::error::Failure;
@@ -43,7 +44,10 @@ pub fn relay_states(data: &[u8]) {
 
 fn plan(header: [u8; HEADER]) -> Plan {
     let [seed, more_seed, legs, most, front, back, faults, more_faults] = header;
-    let most = [1, 3, 40, 700][usize::from(most % 4)];
+    let (choice, most) = (most, [1, 3, 40, 700][usize::from(most % 4)]);
+    // How time goes on is told in powers of two of a millisecond.
+    let timeouts =
+        [Some(10_000), Some(100), Some(6000), None].map(|millis| millis.map(Duration::from_millis));
     let bit = |byte: u8, at: u32| byte >> at & 1 == 1;
     Plan {
         seed: u64::from(seed) | u64::from(more_seed) << 8,
@@ -65,9 +69,15 @@ fn plan(header: [u8; HEADER]) -> Plan {
             hasty: bit(more_faults, 2) && bit(more_faults, 4),
             pipes: bit(more_faults, 5),
             no_splice: bit(more_faults, 6),
+            flood: bit(choice, 7),
             ..Faults::default()
         },
         limit: NonZeroU64::new(2000).filter(|_| bit(more_faults, 7)),
+        key_limit: NonZeroU64::new(1000).filter(|_| bit(more_faults, 7) && bit(choice, 2)),
+        epoch: epoch(u64::from(faults >> 5)),
+        pipe_from: PipeFrom::choose(u64::from(choice >> 3)),
+        dial_timeout: timeouts[usize::from(legs >> 4 & 3)],
+        secure_timeout: timeouts[usize::from(legs >> 6)],
     }
 }
 
@@ -94,13 +104,14 @@ fn perform(sim: &mut Sim<'_, ToyFamily>, operation: u8) -> Result<(), Violation>
             sim.now = sim.now + Duration::from_millis(1 << how);
             sim.conn.on_time(sim.now)?;
         }
-        11 if how == 15 => sim.conn.stop(Stop::Abort, sim.now),
+        11 if how == 15 => sim.stop(Stop::Abort),
         11 if how == 11 || how == 12 => sim.conn.distrust(leg, sim.now),
         11 if how > 12 => {
             let until = sim.now + Duration::from_secs(u64::from(how));
-            sim.conn.stop(Stop::Drain { until }, sim.now);
+            sim.stop(Stop::Drain { until });
         }
         12 if how > 5 => sim.conn.trouble(leg, usize::from(how >> 1) - 3, &mut sim.rng),
+        12 if how > 3 => sim.conn.trouble(leg, 5, &mut sim.rng),
         13 => sim.conn.sleep(leg, how & 2 == 0),
         14 => sim.conn.spurious_edges(leg),
         15 if how < 4 && sim.may_dial() => {

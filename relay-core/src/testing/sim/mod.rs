@@ -12,17 +12,22 @@ mod batch;
 mod conn;
 mod crowd;
 mod fuzz;
+mod limits;
 mod net;
 mod peer;
+mod piping;
 mod plan;
 mod run;
+mod setup;
+mod silence;
 
 pub use batch::{Seeds, tell_all};
 pub use crowd::{CrowdPlan, CrowdSummary, crowd};
 pub use fuzz::relay_states;
+pub use piping::PipeFrom;
 pub use plan::{Ends, Faults, Plan};
 use run::guarded;
-pub use run::{Summary, run};
+pub use run::{Summary, run, run_at_any_time};
 
 use alloc::boxed::Box;
 

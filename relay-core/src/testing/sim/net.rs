@@ -6,6 +6,7 @@ use std::format;
 
 use super::super::rng::Rng;
 use super::super::rules::{Rule, Violation};
+use super::piping::Offer;
 use super::plan::Faults;
 use crate::error::Failure;
 use crate::leg::{Leg, PerLeg};
@@ -75,6 +76,8 @@ pub(super) struct Wire {
     pub(super) gone: bool,
     /// Writes take nothing any more, without a word.
     pub(super) dead_end: bool,
+    /// The peer takes nothing more, says so, and goes on sending: shutdown(2) with `SHUT_RD` on a unix socket.
+    pub(super) refuses: bool,
     /// The relay found no room to write and waits for an edge.
     wants_room: bool,
     /// Edges that the runtime has not seen yet.
@@ -115,6 +118,12 @@ impl Wire {
         self.edges = Ready { hung_up: true, ..Ready::BOTH };
     }
 
+    /// The peer takes nothing more: who waits for room is woken.
+    pub(super) const fn peer_refuses(&mut self) {
+        self.refuses = true;
+        self.edges.writable = true;
+    }
+
     /// Nobody is there any more, and nothing of what there was is left to be read.
     pub(super) fn is_over(&self) -> bool {
         self.known.hung_up && self.to_relay.bytes.is_empty()
@@ -142,6 +151,13 @@ pub(super) struct Net {
     pub(super) pipes: PerLeg<Option<Pipe>>,
     /// Whether there are more to lend. Others take and give back, but not during a turn.
     pub(super) lends: bool,
+    /// For which flows pipes are: those whose reads are offered so many bytes. `None` if a leg is secure.
+    pub(super) pipe_from: Option<usize>,
+    offers: PerLeg<Offer>,
+    /// What is known of a flow that goes by no pipe: it asked for one and got none.
+    asked: PerLeg<bool>,
+    /// Its source can't fill one, or its sink is gone.
+    needs_none: PerLeg<bool>,
 }
 
 impl Net {
@@ -160,6 +176,10 @@ impl Net {
             broken: None,
             pipes: PerLeg::default(),
             lends: false,
+            pipe_from: None,
+            offers: PerLeg::both(Offer::new()),
+            asked: PerLeg::both(false),
+            needs_none: PerLeg::both(false),
         }
     }
 
@@ -167,6 +187,13 @@ impl Net {
         if self.broken.is_none() {
             self.broken = Some(Violation { rule, detail: detail.into() });
         }
+    }
+
+    fn tell(&mut self, input: Input) {
+        if let Input::WriteFailed(leg, _) = input {
+            self.needs_none[leg.other()] = true;
+        }
+        self.told.push(input);
     }
 
     /// A turn of the pump begins.
@@ -213,6 +240,7 @@ impl Net {
         if reading {
             wire.known.readable = false;
             wire.edges.readable |= edge_follows;
+            self.offers[leg].on_dry();
         } else {
             wire.known.writable = false;
             wire.edges.writable |= edge_follows;
@@ -232,6 +260,7 @@ impl Transport for Net {
     fn try_read(&mut self, leg: Leg, slices: &mut [&mut [u8]]) -> Result<usize, TryError> {
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
         assert!(offered > 0, "{:?} broken: the pump reads into nothing", Rule::L2);
+        self.check_size(leg, offered);
         self.begin(leg, true)?;
         let wire = &mut self.wires[leg];
         let there = wire.to_relay.bytes.len();
@@ -243,6 +272,7 @@ impl Transport for Net {
         }
         self.check_lane(leg);
         let count = self.shorten(there.min(offered));
+        self.offers[leg].on_read(offered, count);
         self.wires[leg].heard = true;
         let bytes = &mut self.wires[leg].to_relay.bytes;
         let mut left = count;
@@ -286,7 +316,7 @@ impl Transport for Net {
             return Ok(());
         }
         if let Some(failure) = wire.reset.take() {
-            self.told.push(Input::WriteFailed(leg, failure));
+            self.tell(Input::WriteFailed(leg, failure));
             return Err(TryError::Failed(failure));
         }
         wire.from_relay.fin = true;
@@ -295,6 +325,14 @@ impl Transport for Net {
     }
 
     fn open_pipe(&mut self, source: Leg) -> bool {
+        let most = self.offers[source].most;
+        if self.pipe_from.is_none_or(|from| most < from) {
+            self.breaks(
+                Rule::P1,
+                &format!("{source}: asks for a pipe, and its reads are offered {most} bytes"),
+            );
+        }
+        self.asked[source] = !self.lends;
         if !self.lends {
             return false;
         }
@@ -378,7 +416,9 @@ impl Transport for Net {
         let wire = &mut self.wires[leg];
         wire.known.hung_up = false;
         let failure = wire.reset.take();
-        self.told.extend(failure.map(|failure| Input::WriteFailed(leg, failure)));
+        if let Some(failure) = failure {
+            self.tell(Input::WriteFailed(leg, failure));
+        }
         failure
     }
 }
@@ -404,12 +444,12 @@ impl Net {
     fn room_to_write(&mut self, leg: Leg) -> Result<usize, TryError> {
         let wire = &mut self.wires[leg];
         if let Some(failure) = write_failure(wire) {
-            self.told.push(Input::WriteFailed(leg, failure));
+            self.tell(Input::WriteFailed(leg, failure));
             return Err(TryError::Failed(failure));
         }
         if wire.dead_end {
             let failure = [Failure::WriteZero, Failure::Exhausted, Failure::Os(5)][self.rng.below(3)];
-            self.told.push(Input::WriteFailed(leg, failure));
+            self.tell(Input::WriteFailed(leg, failure));
             return if failure == Failure::WriteZero { Ok(0) } else { Err(TryError::Failed(failure)) };
         }
         match wire.from_relay.room() {
@@ -418,6 +458,18 @@ impl Net {
                 Err(self.block(leg, false, false))
             }
             room => Ok(room),
+        }
+    }
+
+    /// P1 and S2: how much is read to a buffer at once, and whether it was to go by a pipe.
+    fn check_size(&mut self, leg: Leg, offered: usize) {
+        let (most, asked) = (self.offers[leg].most, core::mem::take(&mut self.asked[leg]));
+        let Some(from) = self.pipe_from.filter(|_| !self.needs_none[leg]) else { return };
+        if offered > most {
+            self.breaks(Rule::S2, &format!("{leg}: a read is offered {offered} bytes instead of {most}"));
+        }
+        if most >= from && !asked {
+            self.breaks(Rule::P1, &format!("{leg}: reads of {most} bytes, and no pipe is asked for"));
         }
     }
 
@@ -430,16 +482,19 @@ impl Net {
 
     fn fill(&mut self, leg: Leg, pipe: &mut Pipe, most: usize) -> Result<Filled, TryError> {
         let (known, holds) = (self.wires[leg].known.readable, !pipe.bytes.is_empty());
+        let offer = self.offers[leg];
         let began = self.begin(leg, true);
         let full = pipe.slot_limit.is_some_and(|limit| pipe.slots.len() >= limit);
         if holds && (began == Err(TryError::WouldBlock) || (began.is_ok() && full)) {
             // it may be the pipe that takes no more: the source may have more all the same
             self.wires[leg].known.readable = known;
+            self.offers[leg] = offer;
             self.told.push(Input::Full(leg));
             return Err(TryError::WouldBlock);
         }
         began?;
         if self.faults.no_splice {
+            self.needs_none[leg] = !holds;
             return Ok(Filled::Unsupported);
         }
         if self.wires[leg].to_relay.bytes.is_empty() {
@@ -463,6 +518,7 @@ impl Net {
             pipe.put(&[&bytes], count);
             moved += count;
         }
+        self.offers[leg].on_read(most, moved);
         self.told.push(Input::Read(leg, moved));
         self.moved(moved, true);
         Ok(Filled::Moved(moved))
@@ -473,7 +529,7 @@ impl Net {
 const fn write_failure(wire: &mut Wire) -> Option<Failure> {
     match wire.reset.take() {
         Some(failure) => Some(failure),
-        None if wire.gone => Some(Failure::BrokenPipe),
+        None if wire.gone || wire.refuses => Some(Failure::BrokenPipe),
         None => None,
     }
 }

@@ -47,6 +47,8 @@ pub(super) struct Peer<C> {
     pub(super) mute: bool,
     /// Will be mute as soon as it has said something.
     pub(super) falters: bool,
+    /// Nobody takes what it sends, and it knows no end.
+    floods: bool,
 }
 
 impl<C> Peer<C> {
@@ -85,6 +87,11 @@ impl<C> Peer<C> {
 }
 
 impl<C: Codec> Peer<C> {
+    /// Whether its handshake is complete, if it has one.
+    pub(super) fn is_secured(&self) -> bool {
+        self.codec.is_secured()
+    }
+
     pub(super) fn new(codec: C, sends: u64, gets: u64, to_send: u64, ends: Ends) -> Self {
         Self {
             codec,
@@ -107,6 +114,7 @@ impl<C: Codec> Peer<C> {
             deaf: false,
             mute: false,
             falters: false,
+            floods: false,
         }
     }
 
@@ -184,6 +192,22 @@ impl<C: Codec> Peer<C> {
 
     fn may_end(&self) -> bool {
         self.ends == Ends::Early || self.seen.is_some()
+    }
+
+    /// Has so much more to send, unless it is about to end.
+    pub(super) const fn say_more(&mut self, bytes: u64) {
+        if !self.closing && !self.failed {
+            self.to_send = self.to_send.saturating_add(bytes);
+        }
+    }
+
+    /// Goes on sending for as long as anybody reads it, unless it is about to end; whether it does.
+    pub(super) const fn flood(&mut self) -> bool {
+        if !self.closing && !self.failed {
+            self.floods = true;
+            self.to_send = u64::MAX;
+        }
+        self.floods
     }
 
     fn give(&mut self, wire: &mut Wire, rng: &mut Rng, most: usize) -> bool {

@@ -4,9 +4,11 @@ use core::num::NonZeroU64;
 use core::time::Duration;
 
 use super::super::rng::Rng;
+use super::piping::PipeFrom;
 use crate::config::Config;
 use crate::leg::PerLeg;
 use crate::pool::LARGEST;
+use crate::time::Instant;
 
 /// Which kinds of trouble a run has. Swarm testing: each is on or off for all of it, so that some
 /// runs are all resets and some have none.
@@ -56,6 +58,10 @@ pub struct Faults {
     pub no_splice: bool,
     /// Peers that were let in are trusted no longer.
     pub distrust: bool,
+    /// Peers take nothing any more, and go on sending.
+    pub refuse: bool,
+    /// Peers whose upload is thrown away go on with it, for as long as anybody reads it.
+    pub flood: bool,
 }
 
 impl Faults {
@@ -68,7 +74,8 @@ impl Faults {
             || self.garbage
             || self.dial
             || self.stop
-            || self.distrust;
+            || self.distrust
+            || self.refuse;
         let delays = self.stall || self.late;
         let misleads = self.stranger || self.hasty || self.impostor;
         !(ends || delays || misleads)
@@ -100,6 +107,8 @@ impl Faults {
             pipes: on(50),
             no_splice: on(5),
             distrust: on(8),
+            refuse: on(20),
+            flood: on(60),
         }
     }
 }
@@ -117,8 +126,48 @@ pub enum Ends {
 /// theirs that could mistake it for silence.
 pub(super) fn limit(seed: u64, is_bulk: bool) -> Option<NonZeroU64> {
     let mut rng = Rng::new(seed ^ 0xba4d);
-    let rates = if is_bulk { [100_000, 1 << 20, 1 << 30] } else { [10, 2000, 30_000] };
+    let rates = rates(is_bulk);
     NonZeroU64::new(rates[rng.below(rates.len())]).filter(|_| rng.chance(33))
+}
+
+const fn rates(is_bulk: bool) -> [u64; 3] {
+    if is_bulk { [100_000, 1 << 20, 1 << 30] } else { [10, 2000, 30_000] }
+}
+
+/// A second limit for every other run that has one: what a node has for all its sessions, and for those of one key.
+pub(super) fn key_limit(seed: u64, is_bulk: bool, limit: Option<NonZeroU64>) -> Option<NonZeroU64> {
+    let (mut rng, rates) = (Rng::new(seed ^ 0x6e7), rates(is_bulk));
+    let second = limit.map(|first| match rng.below(3) {
+        // about as much, so that now one of them is the narrower one and now the other
+        0 => first.saturating_add(rng.next() % (1 + first.get() / 10)),
+        1 => NonZeroU64::new(rates[rng.below(rates.len())]).unwrap_or(first),
+        _ => first,
+    });
+    second.filter(|_| rng.chance(50))
+}
+
+/// For how long Back may be dialed, and for how long a handshake may last: mostly what a node allows, sometimes
+/// anything from a millisecond to a minute, the one less than the other or more, sometimes for ever.
+fn timeouts(seed: u64) -> (Option<Duration>, Option<Duration>) {
+    let mut rng = Rng::new(seed ^ 0x71e0);
+    let mut draw = |usual| match rng.below(10) {
+        0..=5 => Some(usual),
+        6..=8 => Some(Duration::from_millis((1 << rng.below(16)) + rng.next() % 1000)),
+        _ => None,
+    };
+    (draw(USUAL_DIAL_TIMEOUT), draw(USUAL_SECURE_TIMEOUT))
+}
+
+pub(super) const USUAL_DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const USUAL_SECURE_TIMEOUT: Duration = Duration::from_secs(11);
+
+/// What the clock shows when a story begins: a program's first moment, its first moments, some days, or up to
+/// a century. Nobody but the clock is to know the difference.
+pub(super) fn epoch(seed: u64) -> Instant {
+    const DAY_NANOS: u64 = 86_400_000_000_000;
+    let mut rng = Rng::new(seed ^ 0xe90c);
+    let longest = [1, 100_000_000, 50 * DAY_NANOS, 36_525 * DAY_NANOS][rng.below(4)];
+    Instant::from_nanos(rng.next() % longest)
 }
 
 /// What one run is about.
@@ -142,6 +191,16 @@ pub struct Plan {
     pub faults: Faults,
     /// Bytes a second that the relay reads, if there is a limit.
     pub limit: Option<NonZeroU64>,
+    /// Another such limit, beside that.
+    pub key_limit: Option<NonZeroU64>,
+    /// What the clock shows at the beginning.
+    pub epoch: Instant,
+    /// [`Config::dial_timeout`].
+    pub dial_timeout: Option<Duration>,
+    /// [`Config::secure_timeout`].
+    pub secure_timeout: Option<Duration>,
+    /// Which flows are to have a pipe, if there is one to lend.
+    pub pipe_from: PipeFrom,
 }
 
 impl Plan {
@@ -168,6 +227,7 @@ impl Plan {
         };
         let calm = chaos / 4 + rng.below(3 * chaos);
         let chaos = rng.below(chaos);
+        let (dial_timeout, secure_timeout) = timeouts(seed);
         let plan = Self {
             seed,
             secure,
@@ -178,8 +238,14 @@ impl Plan {
             ends,
             faults: Faults::choose(&mut rng),
             limit: None,
+            key_limit: None,
+            epoch: epoch(seed),
+            dial_timeout,
+            secure_timeout,
+            pipe_from: PipeFrom::choose(seed),
         };
-        Self { limit: limit(seed, plan.is_bulk()), ..plan }
+        let limit = limit(seed, plan.is_bulk());
+        Self { limit, key_limit: key_limit(seed, plan.is_bulk(), limit), ..plan }
     }
 
     /// So much is sent that it must not go byte by byte.
@@ -194,8 +260,8 @@ impl Plan {
         let mut rng = Rng::new(self.seed ^ 0xc0f1);
         let mut limit = |percent, secs| rng.chance(percent).then(|| Duration::from_secs(secs));
         let timers = Config {
-            dial_timeout: Some(Duration::from_secs(10)),
-            secure_timeout: Some(Duration::from_secs(11)),
+            dial_timeout: self.dial_timeout,
+            secure_timeout: self.secure_timeout,
             idle_timeout: limit(10, 40),
             half_open_timeout: limit(80, 60),
             max_lifetime: limit(10, 3600),

@@ -11,6 +11,7 @@ use super::batch::words;
 use super::conn::Conn;
 use super::plan::Plan;
 use crate::admission::Dialer;
+use crate::bandwidth::Bucket;
 use crate::error::Failure;
 use crate::leg::Leg;
 use crate::pool::Pool;
@@ -21,6 +22,9 @@ use crate::time::Instant;
 /// worst plans a record of four bytes crosses a pipe of three.
 const HEALING_ROUNDS: u64 = 10_000;
 const HEALING_ROUNDS_PER_BYTE: u64 = 20;
+
+/// How long the kernel goes on with a dial that nobody answers (tcp(7), `tcp_syn_retries`), about.
+const KERNEL_PATIENCE: Duration = Duration::from_secs(130);
 
 /// How a run went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +50,11 @@ pub(super) struct Sim<'a, F: Family> {
     pub(super) rng: Rng,
     pub(super) now: Instant,
     stops: u8,
+    draining: bool,
+    /// How long a piece of an upload takes that nobody takes, about.
+    pace_millis: u64,
+    /// For what was thought of later: what the other seeds tell stays as it is.
+    asides: Rng,
 }
 
 /// Simulates one connection.
@@ -55,6 +64,20 @@ pub(super) struct Sim<'a, F: Family> {
 pub fn run<F: Family>(family: &mut F, plan: Plan) -> Result<Summary, String> {
     let mut sim = Sim::new(family, plan);
     guarded(|| sim.play()).map_err(|violation| format!("{violation}\n  {}", sim.conn.describe()))
+}
+
+/// Tells the story of `plan` by two clocks of which one shows a century more: only they may know the difference.
+///
+/// # Errors
+/// As [`run`], and S8 if the stories differ.
+pub fn run_at_any_time<F: Family>(family: &mut F, plan: Plan) -> Result<(), String> {
+    // Before that a bucket has no unused time to make up for.
+    let early = Instant::ZERO + Bucket::BURST;
+    let late = early + Duration::from_secs(100 * 365 * 86_400);
+    let mut told = |epoch| run(family, Plan { epoch, ..plan });
+    let (first, second) = (told(early)?, told(late)?);
+    let story = || format!("told as {first:?}, and at {late:?} as {second:?}");
+    demand_that(Rule::S8, first == second, story).map_err(|violation| format!("{violation}\n  {plan:?}"))
 }
 
 /// A codec whose keys are used up can't be helped by anybody.
@@ -75,8 +98,9 @@ pub(super) fn guarded<T>(play: impl FnOnce() -> Result<T, Violation>) -> Result<
 impl<'a, F: Family> Sim<'a, F> {
     pub(super) fn new(family: &'a mut F, plan: Plan) -> Self {
         let mut rng = Rng::new(plan.seed ^ 0x5eed);
-        let now = Instant::ZERO;
+        let now = plan.epoch;
         let conn = Conn::new(family, plan, &mut rng, now);
+        let mut asides = Rng::new(plan.seed ^ 0xa51de);
         Self {
             family,
             plan,
@@ -88,6 +112,9 @@ impl<'a, F: Family> Sim<'a, F> {
             rng,
             now,
             stops: 0,
+            draining: false,
+            pace_millis: 1 << asides.below(9),
+            asides,
         }
     }
 
@@ -137,7 +164,12 @@ impl<'a, F: Family> Sim<'a, F> {
             self.stops += 1;
             let until = self.now + Duration::from_secs(self.rng.next() % 100);
             let stop = if self.rng.chance(30) { Stop::Abort } else { Stop::Drain { until } };
-            self.conn.stop(stop, self.now);
+            self.stop(stop);
+        } else if faults.stop && self.stops < 3 && self.conn.relay.wants_connect() && self.asides.chance(15) {
+            // Back is being dialed, or waited for.
+            self.stops += 1;
+            let until = self.now + Duration::from_millis(1 << self.asides.below(18));
+            self.stop(Stop::Drain { until });
         }
         if faults.distrust && self.rng.below(self.plan.calm) == 0 {
             let leg = if self.rng.chance(50) { Leg::Front } else { Leg::Back };
@@ -147,8 +179,26 @@ impl<'a, F: Family> Sim<'a, F> {
             self.now = self.now + Duration::from_millis(self.rng.next() % 3000);
             self.dialer.handle_timeout(self.now);
             self.conn.on_time(self.now)?;
+            self.give_up_the_dial();
         }
         Ok(())
+    }
+
+    /// The operator's wish.
+    pub(super) fn stop(&mut self, stop: Stop) {
+        self.conn.stop(stop, self.now);
+        self.dialer.drain();
+        self.draining = true;
+        self.give_up_the_dial();
+    }
+
+    /// Tells the session if there is no sense in dialing any longer.
+    fn give_up_the_dial(&mut self) {
+        if let Some(failure) = self.dialer.given_up()
+            && self.conn.relay.wants_connect()
+        {
+            self.conn.unreachable(failure, self.now);
+        }
     }
 
     pub(super) fn heal(&mut self) {
@@ -160,12 +210,19 @@ impl<'a, F: Family> Sim<'a, F> {
     pub(super) fn round(&mut self) -> Result<(), Violation> {
         let mut active = self.conn.turn(&mut self.pool, &mut self.rng, self.now)?;
         active |= self.dial();
+        self.check_dial()?;
         let idle = self.is_open() && !self.conn.runnable && self.conn.relay.held() == 0;
         demand_that(Rule::S2, !idle || self.pool.lent() == 0, || {
             format!("{} bytes of buffers are kept for nothing", self.pool.lent())
         })?;
         if !active && self.is_open() && !self.conn.runnable && !self.conn.has_edges() {
             self.pass_time()?;
+        }
+        // An upload that nobody takes, and that knows no end, takes its time: it is for the relay to end it.
+        if self.plan.faults.flood && self.is_open() && self.conn.flood() {
+            let most = if self.conn.relay.session().is_held() { 10_000 } else { self.pace_millis };
+            self.now = self.now + Duration::from_millis(1 + self.asides.next() % most);
+            self.conn.on_time(self.now)?;
         }
         Ok(())
     }
@@ -202,9 +259,16 @@ impl<'a, F: Family> Sim<'a, F> {
     /// A dial fails.
     pub(super) fn refuse(&mut self, failure: Failure) {
         self.dialer.failed(self.now, failure);
-        if let Some(failure) = self.dialer.given_up() {
-            self.conn.unreachable(failure, self.now);
-        }
+        self.give_up_the_dial();
+    }
+
+    /// Whom nobody waits for while draining, and who is dialed.
+    fn check_dial(&self) -> Result<(), Violation> {
+        let wanted = self.conn.relay.wants_connect();
+        let dialed = self.dialer.wants_dial().is_some() || self.dialer.trying().is_some();
+        demand_that(Rule::D1, !wanted || !self.draining || dialed, || {
+            format!("draining, and a backend that is not there is waited for: {:?}", self.dialer)
+        })
     }
 
     /// A dial may be begun now.
@@ -221,7 +285,7 @@ impl<'a, F: Family> Sim<'a, F> {
         let redial = self.dialer.next_timeout().filter(|_| self.conn.relay.wants_connect());
         let timeout = self.conn.next_timeout();
         let Some(at) = redial.into_iter().chain(timeout).min() else {
-            let woken = self.conn.wake_peers() || self.conn.lose_patience();
+            let woken = self.conn.wake_peers() || self.conn.lose_patience() || self.lose_the_dial();
             return demand_that(Rule::L1, woken, || "nothing can happen and no timer runs".into());
         };
         self.now = self.now.max(at);
@@ -231,7 +295,20 @@ impl<'a, F: Family> Sim<'a, F> {
         demand_that(Rule::D1, redial != Some(at) || self.dialer.next_timeout() != Some(at), || {
             format!("the pause before the next dial, or the try, is over: {:?}", self.dialer)
         })?;
-        self.conn.on_time(self.now)
+        self.conn.on_time(self.now)?;
+        self.give_up_the_dial();
+        Ok(())
+    }
+
+    /// The kernel gives up a dial that nobody answers, if nobody else does; whether there was one.
+    fn lose_the_dial(&mut self) -> bool {
+        let hangs = self.dialer.trying().is_some() && self.conn.relay.wants_connect();
+        if hangs {
+            self.now = self.now + KERNEL_PATIENCE;
+            self.holes = self.holes.saturating_sub(1);
+            self.refuse(Failure::TimedOut);
+        }
+        hangs
     }
 
     fn judge(&mut self) -> Result<Summary, Violation> {
@@ -248,6 +325,6 @@ impl<'a, F: Family> Sim<'a, F> {
                 })?;
             }
         }
-        Ok(Summary { outcome, calls: self.conn.net.calls, took: self.now.since(Instant::ZERO) })
+        Ok(Summary { outcome, calls: self.conn.net.calls, took: self.now.since(self.plan.epoch) })
     }
 }
