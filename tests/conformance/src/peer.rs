@@ -245,7 +245,7 @@ impl Peer {
     /// As read(2); for TLS, see [`TlsEnd::read`].
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Plain(socket) => { socket }.read(buffer),
+            Self::Plain(socket) => again(|| { socket }.read(buffer)),
             Self::Tls(end) => end.read(buffer),
         }
     }
@@ -276,6 +276,20 @@ impl Peer {
     pub fn reset(self) {
         if self.knows_resets() {
             self.socket().set_linger(Some(Duration::ZERO)).expect("option");
+        }
+    }
+}
+
+/// Calls again what was interrupted: a call that has a timeout ends so once the process was stopped and goes on
+/// (signal(7)), as happens when somebody looks at it, or the machine is moved.
+///
+/// # Errors
+/// Whatever else the call says.
+pub fn again<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
         }
     }
 }
@@ -348,7 +362,7 @@ impl Sink {
     /// If none comes.
     #[must_use]
     pub fn accept_raw(&self) -> Socket {
-        let (socket, _) = self.socket.accept().expect("a connection comes");
+        let (socket, _) = again(|| self.socket.accept()).expect("a connection comes");
         patient(socket)
     }
 

@@ -8,6 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustls::{ClientConnection, Connection, ServerConnection};
 use socket2::Socket;
 
+use crate::peer::again;
+
 /// Bytes read or sealed at once.
 const RAW: usize = 16 << 10;
 
@@ -136,7 +138,7 @@ impl TlsEnd {
     /// meanwhile. Says how many bytes there were.
     fn fill(&self, plaintext: &mut VecDeque<u8>) -> io::Result<usize> {
         let mut raw = [0; RAW];
-        let count = (&self.socket).read(&mut raw)?;
+        let count = again(|| (&self.socket).read(&mut raw))?;
         self.take_in(&raw[..count], plaintext).map(|()| count)
     }
 

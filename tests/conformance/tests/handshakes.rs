@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use relay_conformance::peer::{client_connection, dial, server_connection};
+use relay_conformance::peer::{again, client_connection, dial, server_connection};
 use relay_conformance::{Authority, Endpoint, Kind, MIB, Peer, Rig, Road, Setup, TlsEnd};
 use relay_conformance::{expect, receive, receive_all, send, sized, transfer};
 use rustls::{ClientConfig, ClientConnection, Connection};
@@ -119,7 +119,7 @@ fn partial_server(rig: &Rig, socket: &Socket, reads: usize, writes: usize) {
     let mut hello = vec![0; reads.min(16 << 10)];
     let have = match reads {
         0 => 0,
-        usize::MAX => { socket }.read(&mut hello).expect("a hello"),
+        usize::MAX => again(|| { socket }.read(&mut hello)).expect("a hello"),
         _ => { socket }.read_exact(&mut hello).map(|()| reads).expect("a hello"),
     };
     connection.read_tls(&mut &hello[..have]).expect("bytes");

@@ -169,7 +169,7 @@ fn a_tear_comes_behind_what_creeps_over_a_slow_link() {
 /// Until something has come, without reading it.
 fn expect_waiting(peer: &Peer) {
     let mut byte = [std::mem::MaybeUninit::uninit()];
-    assert_eq!(peer.socket().peek(&mut byte).expect("a byte"), 1);
+    assert_eq!(peer::again(|| peer.socket().peek(&mut byte)).expect("a byte"), 1);
 }
 
 /// A node that can't be reached at first is reached when the link is there.

@@ -3,6 +3,7 @@
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
+use relay_conformance::peer::again;
 use relay_conformance::{Authority, Scratch, Setup};
 use rustix::process::Signal;
 
@@ -18,7 +19,7 @@ impl Manager {
 
     fn told(&self) -> String {
         let mut message = [0; 4096];
-        let count = self.0.recv(&mut message).expect("it is told something");
+        let count = again(|| self.0.recv(&mut message)).expect("it is told something");
         String::from_utf8_lossy(&message[..count]).into_owned()
     }
 }
