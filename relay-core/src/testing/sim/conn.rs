@@ -158,10 +158,10 @@ impl<C: Codec> Conn<C> {
                 }
                 wire.peer_closed();
             }
-            5 if !wire.gone && peer.is_secured() => {
+            5 if !wire.gone && !wire.refuses && peer.is_secured() => {
                 wire.peer_refuses();
                 // It has something to say to that.
-                peer.say_more(rng.below(20 * self.plan.most) as u64);
+                peer.say_more(rng.below(10 * self.plan.most) as u64);
             }
             _ => {}
         }
