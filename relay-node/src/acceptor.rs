@@ -536,8 +536,8 @@ impl<H: Host> Acceptor<H> {
         let nobody = io::Error::from(io::ErrorKind::WouldBlock);
         let Some(entrance) = &mut self.entrances[number.0] else { return Err(nobody) };
         let Some(listener) = &entrance.listener else { return Err(nobody) };
-        let exchange = reserve::exchange();
-        let reserve = self.reserve.take().map_or_else(Reserve::new, Ok)?;
+        let mut exchange = reserve::exchange();
+        let reserve = exchange.reserve(self.reserve.take())?;
         let (socket, peer) = match listener.accept() {
             Ok(connection) => connection,
             Err(error) => {

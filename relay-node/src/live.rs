@@ -305,8 +305,8 @@ impl Live {
             && self.relay.wants_connect()
             && let Some(index) = dial.dialer.wants_dial()
         {
-            // From here on it is the backend's.
-            let begun = reserve::exchange().spend(&mut self.reserve, || {
+            // Once it is begun, that one is the backend's.
+            let begun = reserve::spend(&mut self.reserve, || {
                 let target = self.seat.plan().backend().target(index)?;
                 let (socket, done) = match socket::start_connect(&target)? {
                     Dialing::Connected(socket) => (socket, true),

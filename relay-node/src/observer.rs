@@ -103,10 +103,11 @@ impl SessionEnded<'_> {
         advice::dial(self.plan.backend().endpoint(), why)
     }
 
-    /// Of what passes well nobody asks what it is: QEMU may have TLS of its own.
+    /// And nobody answered: QEMU may have TLS of its own, and whatever then goes wrong, it is not this.
     fn spoke_tls_to_plaintext(&self) -> bool {
         let is_plain = matches!(self.plan.listen(), Endpoint::Tcp(_));
-        self.began_with_tls && is_plain && !self.outcome.is_clean()
+        let was_answered = self.outcome.flows.back.read > 0;
+        self.began_with_tls && is_plain && !was_answered && !self.outcome.is_clean()
     }
 
     /// What the logs of both nodes of a TLS session have in common.

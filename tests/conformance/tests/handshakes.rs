@@ -407,15 +407,18 @@ fn garbage_after_the_handshake_tears_the_session() {
     rig.finish();
 }
 
-/// Whoever speaks TLS where plaintext is taken is told of when it ends badly; QEMU's own TLS that passes well, and what
-/// is no TLS, are nothing to speak of.
+/// Whoever speaks TLS where plaintext is taken is told of when it ends badly; QEMU's own TLS that passes well or is
+/// answered, and what is no TLS, are nothing to speak of.
 #[test]
 fn a_tls_client_at_a_plaintext_listener_is_told_what_to_do() {
     let rig = Rig::new(Road::single(Kind::Tcp, Kind::Unix));
-    for (count, (said, hard)) in [(TLS, true), (TLS, false), ("hello", true)].into_iter().enumerate() {
+    let talks = [(TLS, "", true), (TLS, "", false), ("hello", "", true), (TLS, "\x16\x03\x03", true)];
+    for (count, (said, answer, hard)) in talks.into_iter().enumerate() {
         let (client, server) = (rig.client(), rig.sink.accept());
         client.write_all(said.as_bytes()).expect("taken");
         expect(&server, said.as_bytes());
+        server.write_all(answer.as_bytes()).expect("taken");
+        expect(&client, answer.as_bytes());
         if hard {
             client.reset();
         } else {
@@ -425,7 +428,8 @@ fn a_tls_client_at_a_plaintext_listener_is_told_what_to_do() {
         }
         let line = rig.relays[0].log().ended(count + 1).pop().expect("the last");
         assert_eq!(line.is_clean(), !hard, "{}", line.text);
-        assert_eq!(line.text.contains("the client speaks TLS"), hard && said == TLS, "{}", line.text);
+        let is_told = hard && said == TLS && answer.is_empty();
+        assert_eq!(line.text.contains("the client speaks TLS"), is_told, "{}", line.text);
     }
 }
 
