@@ -44,9 +44,13 @@ pub(crate) fn advice(leg: Leg, codec: &TlsCodec) -> Option<String> {
                 fixed("have the peer listen with TLS, or dial it in plaintext as it listens (--plain, tcp:)")
             }
         },
-        Cause::NoServer => {
-            fixed("no TLS server listens there: see which port was dialed, and what listens at it")
-        }
+        // Only who is dialed was meant to be one.
+        Cause::NoServer => match leg {
+            Leg::Front => None,
+            Leg::Back => {
+                fixed("no TLS server listens there: see which port was dialed, and what listens at it")
+            }
+        },
         // A probe of our port is nothing to act upon.
         Cause::Silence => match leg {
             Leg::Front => None,

@@ -26,6 +26,9 @@ pub(crate) fn limits(wished: Option<usize>) -> Limits {
     let taken = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     let within = Limits::sessions_within(raise(), taken, Route::DESCRIPTORS);
     let default = Limits::default();
+    if raise().saturating_sub(taken) < Limits::HEADROOM + Route::DESCRIPTORS {
+        log::warn!(descriptors = raise(), taken; "too few descriptors to be sure of a single session: raise RLIMIT_NOFILE");
+    }
     if let Some(wished) = wished
         && wished > within
     {

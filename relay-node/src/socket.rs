@@ -1,8 +1,8 @@
 //! Stream sockets, unix and TCP alike: their options, dialing without waiting, and closing hard.
 //!
 //! Every socket made here is non-blocking and close-on-exec from its first system call on.
-//! Send and receive buffers are left to the kernel: setting them switches its autotuning off
-//! (tcp(7), `tcp_moderate_rcvbuf`; socket(7), SO_RCVBUF).
+//! TCP's send and receive buffers are left to the kernel: setting them switches its autotuning off
+//! (tcp(7), `tcp_moderate_rcvbuf`; socket(7), SO_RCVBUF). Unix sockets have none to switch off.
 
 use std::fmt;
 use std::io;
@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use relay_core::error::Failure;
@@ -51,8 +51,13 @@ const UNIX_SEND_BUFFER: usize = 256 << 10;
 
 /// Gives the socket of a connection to a local peer its send buffer. TCP finds the size of its buffers itself.
 pub(crate) fn widen(socket: &Socket) {
-    // With less of it all goes on, only slower.
-    let _ = socket.set_send_buffer_size(UNIX_SEND_BUFFER);
+    static IS_NARROW: OnceLock<bool> = OnceLock::new();
+    // Whoever gave the whole machine more is to have it.
+    let is_narrow = || socket.send_buffer_size().is_ok_and(|size| size < 2 * UNIX_SEND_BUFFER);
+    if *IS_NARROW.get_or_init(is_narrow) {
+        // With less of it all goes on, only slower.
+        let _ = socket.set_send_buffer_size(UNIX_SEND_BUFFER);
+    }
 }
 
 /// A non-blocking, close-on-exec stream socket with the options that its kind is to have.
