@@ -25,7 +25,7 @@ use crate::session::{EndReason, Stop, Timer};
 use crate::time::Instant;
 
 /// Rounds in which healing must be over, for each client.
-const HEALING_ROUNDS: usize = 3000;
+const HEALING_ROUNDS: usize = 10_000;
 /// Descriptors that a session takes: its front's and its backend's.
 const EACH: usize = 2;
 /// Of these, the ones that it has as soon as it is let in. Were it only the front's, a crowd of fronts
