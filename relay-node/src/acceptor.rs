@@ -229,6 +229,7 @@ impl<H: Host> Acceptor<H> {
             reserve: None,
             stopping: false,
         };
+        // While there are some.
         reserve::exchange().lay_aside();
         for (id, route) in routes {
             acceptor.open(id, route)?;

@@ -330,6 +330,7 @@ fn inherited_unix(address: &SockAddr) -> Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::live::BUDGET;
     use crate::testing::{Scratch, is_cloexec};
     use std::net::TcpStream;
     use std::os::unix::net::{UnixListener, UnixStream};
@@ -368,11 +369,12 @@ mod tests {
         let (wide, _) = UnixStream::pair().expect("pair");
         let wide = Socket::from(wide);
         let narrow = wide.send_buffer_size().expect("option");
-        wide.set_send_buffer_size(crate::live::BUDGET).expect("option");
+        wide.set_send_buffer_size(BUDGET).expect("option");
         let wide = wide.send_buffer_size().expect("option");
-        assert!(wide > narrow, "{wide}");
+        // A machine whose default is larger keeps it.
+        let expected = if narrow < 2 * BUDGET { wide } else { narrow };
         for socket in [dialed, accepted] {
-            assert_eq!(socket.send_buffer_size().expect("option"), wide);
+            assert_eq!(socket.send_buffer_size().expect("option"), expected);
         }
     }
 

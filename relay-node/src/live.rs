@@ -384,7 +384,7 @@ impl Live {
         }
     }
 
-    /// Nothing came of a dial: there will be another.
+    /// Nothing came of a dial, and there may be another.
     fn exchange_for_reserve(&mut self, socket: Arc<Socket>) {
         let _exchange = reserve::exchange();
         drop(socket);

@@ -85,7 +85,8 @@ impl SessionEnded<'_> {
         self.codec(leg)?.as_tls()?.error_text()
     }
 
-    /// What can be done about it if TLS or every dial failed, or the client speaks TLS to plaintext, in the words of the command line.
+    /// What can be done about it if TLS or every dial failed, or the client speaks TLS to plaintext, in
+    /// the words of the command line.
     #[must_use]
     pub fn advice(&self) -> Option<String> {
         let silent = self.outcome.flows.back.reason == EndReason::TimedOut(Timer::Secure(Leg::Back));

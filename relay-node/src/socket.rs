@@ -18,6 +18,7 @@ use relay_migration::SocketPath;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
 use crate::failure::failure;
+use crate::live::BUDGET;
 use crate::place;
 use crate::server::Label;
 
@@ -44,19 +45,16 @@ impl Default for TcpOptions {
     }
 }
 
-/// What the kernel may hold of what was sent to a local peer, in bytes: a whole turn of ours
-/// ([`BUDGET`](crate::live::BUDGET)), so that it goes in one call, and the peer is woken once. Without it that is
-/// net.core.wmem_default, 208 KiB; the kernel doubles it for its own needs, up to net.core.wmem_max (socket(7)).
-const UNIX_SEND_BUFFER: usize = 256 << 10;
-
-/// Gives the socket of a connection to a local peer its send buffer. TCP finds the size of its buffers itself.
+/// Lets the kernel hold a whole turn of ours ([`BUDGET`]) of what was sent to a local peer, so that it goes in one call, and
+/// the peer is woken once. Otherwise that is net.core.wmem_default, 208 KiB; the kernel doubles what it is asked for,
+/// for its own needs, after it bounded it by net.core.wmem_max (socket(7)). TCP finds the size of its buffers itself.
 pub(crate) fn widen(socket: &Socket) {
     static IS_NARROW: OnceLock<bool> = OnceLock::new();
     // Whoever gave the whole machine more is to have it.
-    let is_narrow = || socket.send_buffer_size().is_ok_and(|size| size < 2 * UNIX_SEND_BUFFER);
+    let is_narrow = || socket.send_buffer_size().is_ok_and(|size| size < 2 * BUDGET);
     if *IS_NARROW.get_or_init(is_narrow) {
         // With less of it all goes on, only slower.
-        let _ = socket.set_send_buffer_size(UNIX_SEND_BUFFER);
+        let _ = socket.set_send_buffer_size(BUDGET);
     }
 }
 

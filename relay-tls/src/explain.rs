@@ -48,7 +48,7 @@ pub(crate) fn cause(error: &Error) -> Option<Cause> {
     })
 }
 
-/// Whether we dialed and were answered with the first message of a client.
+/// Whether the first message of a client came where something else was due; no server sends one.
 const fn is_of_a_client(error: &Error) -> bool {
     matches!(error, Error::InappropriateHandshakeMessage { got_type: HandshakeType::ClientHello, .. })
 }

@@ -110,7 +110,7 @@ impl Order {
             && now >= since + self.window
         {
             let behind = self.silent.split_off(&ticket);
-            self.overtaken.append(&mut core::mem::replace(&mut self.silent, behind));
+            self.overtaken.extend(core::mem::replace(&mut self.silent, behind));
         }
     }
 }
