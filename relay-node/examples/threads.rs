@@ -181,6 +181,7 @@ fn run(shared: &Shared<'_>, seat: &Seat, front: Socket) {
         if told != shared.stop() {
             told = shared.stop();
             relay.stop(now, told.unwrap_or(Stop::Abort));
+            dial.dialer.drain();
         }
         if shared.is_ending(seat.id()) {
             relay.stop(now, Stop::Abort);
@@ -240,6 +241,9 @@ impl Dial {
         if self.dialer.trying().is_none() {
             self.begun = None;
         }
+        if let Some(why) = self.dialer.given_up() {
+            return relay.setup_failed(now, Leg::Back, why);
+        }
         let result = if let Some(socket) = self.begun.take() {
             finish_connect(&socket)
                 .map(|done| if done { Dialing::Connected(socket) } else { Dialing::InProgress(socket) })
@@ -284,24 +288,24 @@ impl Sockets {
             let read = if ready.readable { PollFlags::empty() } else { PollFlags::IN };
             read | if ready.writable { PollFlags::empty() } else { PollFlags::OUT }
         };
-        let mut fds = vec![PollFd::from_borrowed_fd(self.front.as_fd(), wanted(before.front))];
-        if let Some(back) = &self.back {
-            fds.push(PollFd::from_borrowed_fd(back.as_fd(), wanted(before.back)));
-        } else if let Some(socket) = &dial.begun {
-            fds.push(PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::OUT));
-        }
+        let begun = dial.begun.as_ref().map(|socket| (socket, PollFlags::OUT));
+        let back = self.back.as_ref().map(|back| (back, wanted(before.back))).or(begun);
+        let asked = PerLeg::new(Some((&self.front, wanted(before.front))), back);
+        // Of whom nothing is wanted poll(2) would say again and again that he hung up.
+        let legs =
+            Leg::BOTH.into_iter().filter(|leg| asked[*leg].is_some_and(|(_, wanted)| !wanted.is_empty()));
+        let legs: Vec<_> = legs.collect();
+        let fds = legs.iter().filter_map(|leg| asked[*leg]);
+        let mut fds: Vec<_> = fds.map(|(fd, wanted)| PollFd::from_borrowed_fd(fd.as_fd(), wanted)).collect();
         let _ = wait(&mut fds, Some(timeout));
-        let after = |before: Ready, fd: Option<&PollFd<'_>>| {
-            let seen = fd.map_or(PollFlags::empty(), PollFd::revents);
-            let over = seen.intersects(PollFlags::HUP | PollFlags::ERR);
-            Ready {
-                readable: before.readable || over || seen.contains(PollFlags::IN),
-                writable: before.writable || over || seen.contains(PollFlags::OUT),
-                ..before
-            }
-        };
-        let back = if self.back.is_some() { after(before.back, fds.get(1)) } else { Ready::BOTH };
-        PerLeg::new(after(before.front, fds.first()), back)
+        let mut ready =
+            PerLeg::new(before.front, if self.back.is_some() { before.back } else { Ready::BOTH });
+        for (leg, fd) in legs.into_iter().zip(&fds) {
+            let over = fd.revents().intersects(PollFlags::HUP | PollFlags::ERR);
+            ready[leg].readable |= over || fd.revents().contains(PollFlags::IN);
+            ready[leg].writable |= over || fd.revents().contains(PollFlags::OUT);
+        }
+        ready
     }
 
     fn leg(&self, leg: Leg) -> Result<&Socket, TryError> {

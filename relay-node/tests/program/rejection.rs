@@ -309,3 +309,21 @@ fn a_backend_that_is_no_socket() {
         assert!(log.contains(&format!("dial={errno}")) && log.contains(says), "{log}");
     }
 }
+
+/// It is waited for as long as anybody may come, and no longer.
+#[test]
+fn a_drain_does_not_wait_for_a_backend_that_is_not_there() {
+    let dir = Scratch::new();
+    let front = dir.path("front");
+    let mut node = Node::start(&format!(
+        "forward --listen unix:{front} --connect unix:{} --dial-timeout 1h --drain-timeout 20s",
+        dir.path("absent")
+    ));
+    node.line();
+    let mut client = UnixStream::connect(&front).expect("connect");
+    client.write_all(b"hello").expect("taken");
+    node.signal(Signal::TERM);
+    let (status, log) = node.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("dial=not-found"), "{log}");
+}
