@@ -112,7 +112,8 @@ impl Workshop {
     fn tests_fail(&self) -> Result<bool, String> {
         let units = self.folder.join("src/lib.rs");
         let folder = self.core.with_file_name("tests");
-        let others = ["contract", "words", "transitions"].map(|name| folder.join(name).with_extension("rs"));
+        let others = ["contract", "memory", "relay", "transitions", "words"]
+            .map(|name| folder.join(name).with_extension("rs"));
         let library = format!("relay_core={}", self.folder.join("librelay_core.rlib").display());
         for test in std::iter::once(&units).chain(&others) {
             let mut tests = rustc();

@@ -181,3 +181,22 @@ impl Share {
         self.credit
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The checkers take a bucket's word for these, so here they are in figures.
+    #[test]
+    fn slices_and_bursts_in_figures() {
+        for (rate, slice, burst) in [
+            (1, 1 << 10, 1 + (9 << 10)),
+            (1 << 20, 8 << 10, 52_429 + (72 << 10)),
+            (100 << 20, 256 << 10, (5 << 20) + (2304 << 10)),
+        ] {
+            let rate = NonZeroU64::new(rate).expect("a rate");
+            let bucket = Bucket::new(rate, Instant::ZERO);
+            assert_eq!((bucket.rate(), bucket.slice(), bucket.burst()), (rate, slice, burst));
+        }
+    }
+}

@@ -440,9 +440,9 @@ impl<C: Codec> Link<C> {
     }
 
     /// The source ran dry.
-    pub(crate) const fn on_dry(&mut self) {
-        if self.burst < self.appetite / 4 && self.appetite > LEAST_APPETITE {
-            self.appetite /= 2;
+    pub(crate) fn on_dry(&mut self) {
+        if self.burst < self.appetite / 4 {
+            self.appetite = LEAST_APPETITE.max(self.appetite / 2);
         }
         self.burst = 0;
     }

@@ -20,6 +20,8 @@ struct End {
     told_end: bool,
     /// It says that it moved so many more than it did.
     lies: usize,
+    /// How much each read was offered room for.
+    offered: Vec<usize>,
 }
 
 struct Memory(PerLeg<End>);
@@ -30,6 +32,7 @@ impl Transport for Memory {
 
     fn try_read(&mut self, leg: Leg, slices: &mut [&mut [u8]]) -> Result<usize, TryError> {
         let end = &mut self.0[leg];
+        end.offered.push(slices.iter().map(|slice| slice.len()).sum());
         if end.to_read.is_empty() && !end.ended {
             return Err(TryError::WouldBlock);
         }
@@ -119,6 +122,28 @@ fn a_flow_holds_one_buffer_at_most_whatever_its_capacity_and_loses_nothing() {
     let outcome = story.relay.outcome().expect("done");
     assert!(outcome.is_clean(), "{outcome:?}");
     assert_eq!(outcome.flows.front.delivered, sent.len() as u64);
+}
+
+/// Reads are as large as their source deserves: it costs a whole buffer to offer one.
+#[test]
+fn reads_grow_while_they_are_filled_and_shrink_when_little_comes() {
+    let mut story = Story::new(LARGEST);
+    story.memory.0.back.room = usize::MAX;
+    let mut sizes = |count: usize| {
+        let front = &mut story.memory.0.front;
+        front.to_read = bytes(count).into();
+        front.offered.clear();
+        assert_eq!(story.run(), Pumped::Idle);
+        core::mem::take(&mut story.memory.0.front.offered)
+    };
+    let first = sizes(4 * LARGEST);
+    assert_eq!(first[..5], [4 << 10, 16 << 10, 64 << 10, 256 << 10, LARGEST]);
+    assert_eq!(sizes(LARGEST / 4)[0], LARGEST, "much came before");
+    assert_eq!(sizes(1)[0], LARGEST, "a quarter of it came before");
+    let shrinking: Vec<usize> = (0..9).map(|_| sizes(100)[0]).collect();
+    let halves: Vec<usize> = (1..10).map(|times| (LARGEST >> times).max(4 << 10)).collect();
+    assert_eq!(shrinking, halves);
+    assert_eq!(sizes(4 << 10)[..2], [4 << 10, 16 << 10], "and it grows again");
 }
 
 /// It cannot say whether there is something to read, nor why it died: nothing is given up for that.

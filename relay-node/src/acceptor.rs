@@ -15,12 +15,12 @@ use socket2::Socket;
 use crate::clock::Clock;
 use crate::control::{Beat, Command, Commands, Sessions};
 use crate::crowd::Crowd;
-use crate::endpoint::Endpoint;
 use crate::failure::is_of_one_connection;
 use crate::listen::{Listener, WAITING_MAX};
 use crate::reserve::{self, Reserve};
 use crate::server::{Plan, Route, Server};
 use crate::sessions::{RouteId, Seat, SessionId};
+use crate::shortage::Shortage;
 use crate::timers::{Armed, Timers};
 
 /// What a runtime does for its acceptor.
@@ -198,8 +198,7 @@ pub struct Acceptor<H: Host> {
     /// The listeners that are open.
     numbers: BTreeMap<RouteId, ListenerId>,
     timers: Timers<Alarm>,
-    /// Where accepting paused for want of descriptors.
-    paused: Option<Endpoint>,
+    shortage: Shortage,
     /// For the next one who is accepted.
     reserve: Option<Reserve>,
     stopping: bool,
@@ -225,7 +224,7 @@ impl<H: Host> Acceptor<H> {
             free: Vec::new(),
             numbers: BTreeMap::new(),
             timers: Timers::new(),
-            paused: None,
+            shortage: Shortage::default(),
             reserve: None,
             stopping: false,
         };
@@ -509,7 +508,7 @@ impl<H: Host> Acceptor<H> {
         self.arm_gate();
     }
 
-    /// Logs what the limits keep out, a line in a while however much it is.
+    /// Logs what the limits and a want of descriptors keep out, a line in a while however much it is.
     fn watch_crowd(&mut self, now: Instant) {
         if let Some(limit) = self.crowd.look(self.gate.held_up()) {
             self.server.sessions.tally().held_up(limit);
@@ -517,7 +516,11 @@ impl<H: Host> Acceptor<H> {
         if let Some(report) = self.crowd.report(now) {
             self.server.observer.crowded(&report);
         }
-        self.timers.arm(Alarm::Crowd, &mut self.crowd_armed, self.crowd.next_report());
+        if let Some(listen) = self.shortage.over(now) {
+            self.server.observer.accept_resumed(&listen);
+        }
+        let next = self.crowd.next_report().into_iter().chain(self.shortage.next_report()).min();
+        self.timers.arm(Alarm::Crowd, &mut self.crowd_armed, next);
     }
 
     fn arm_gate(&mut self) {
@@ -556,9 +559,7 @@ impl<H: Host> Acceptor<H> {
         if let Some(stranger) = stranger {
             self.strangers.insert(stranger, seat.id());
         }
-        if let Some(listen) = self.paused.take() {
-            self.server.observer.accept_resumed(&listen);
-        }
+        self.shortage.accepted();
         self.host.begin(Accepted { socket, reserve, seat, place, stranger, turn });
         Ok(())
     }
@@ -573,10 +574,9 @@ impl<H: Host> Acceptor<H> {
                 self.server.sessions.tally().paused();
                 self.gate.exhausted(now);
                 let entrance = self.entrances[number.0].as_ref();
-                if self.paused.is_none()
-                    && let Some(listener) = entrance.and_then(|entrance| entrance.listener.as_ref())
+                if let Some(listener) = entrance.and_then(|entrance| entrance.listener.as_ref())
+                    && self.shortage.failed(now, listener.local())
                 {
-                    self.paused = Some(listener.local().clone());
                     self.server.observer.accept_paused(listener.local(), &error);
                 }
             }

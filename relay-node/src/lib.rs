@@ -65,6 +65,7 @@ mod secrets;
 pub mod server;
 mod service;
 pub mod sessions;
+mod shortage;
 pub mod signals;
 mod site;
 pub mod socket;
