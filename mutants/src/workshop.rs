@@ -14,6 +14,10 @@ use crate::list::Mutant;
 /// code as it is takes more than half of it, by the clock.
 const SPINS_S: u64 = 40;
 
+/// A judge of the code as it is takes 1.2 GiB, for the explorer's states. A mutant that grows without bound must not
+/// take the machine along.
+const GROWS_KIB: u64 = 4 << 20;
+
 /// No judge waits for anything, but one that did should not be waited for.
 const PATIENCE: Duration = Duration::from_secs(900);
 
@@ -159,7 +163,7 @@ impl Workshop {
         let output = fs::File::create(self.folder.join("story")).map_err(|error| error.to_string())?;
         let errors = output.try_clone().map_err(|error| error.to_string())?;
         let mut judge = Command::new("sh")
-            .args(["-c", &format!("ulimit -t {}; exec \"$0\" \"$@\"", self.spins_s)])
+            .args(["-c", &format!("ulimit -t {}; ulimit -v {GROWS_KIB}; exec \"$0\" \"$@\"", self.spins_s)])
             .arg(self.folder.join(program))
             .args(arguments.split_whitespace())
             .env("RUST_BACKTRACE", "0")

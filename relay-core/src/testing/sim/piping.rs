@@ -104,9 +104,9 @@ impl Offer {
         }
     }
 
-    pub(super) const fn on_dry(&mut self) {
-        if self.burst < self.most / 4 && self.most > FIRST {
-            self.most /= 2;
+    pub(super) fn on_dry(&mut self) {
+        if self.burst < self.most / 4 {
+            self.most = (self.most / 2).max(FIRST);
         }
         self.burst = 0;
     }
