@@ -447,3 +447,6 @@ impl<C: Codec> Link<C> {
         self.burst = 0;
     }
 }
+
+#[cfg(test)]
+mod tests;

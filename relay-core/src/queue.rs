@@ -174,4 +174,21 @@ mod tests {
         assert_eq!(queue.buffer.len(), crate::pool::SIZES[1]);
         assert_eq!(queue.len(), 4095);
     }
+
+    #[test]
+    fn room_is_what_a_larger_buffer_or_a_cheap_move_gives() {
+        let (mut queue, mut pool) = (Queue::default(), Pool::default());
+        assert_eq!(queue.possible_room(), LARGEST);
+        put(&mut queue, &[7; 100], &mut pool);
+        assert_eq!((queue.possible_room(), queue.room()), (LARGEST - 100, (4 << 10) - 100));
+        queue.make_room(LARGEST - 100, &mut pool);
+        queue.fill(LARGEST - 200);
+        assert_eq!(queue.possible_room(), 100, "of the largest, at its front");
+        queue.take(LARGEST / 2 - 51);
+        assert_eq!(queue.possible_room(), 100, "there is still more to move than to gain");
+        queue.take(1);
+        assert_eq!(queue.possible_room(), LARGEST / 2 + 50);
+        queue.make_room(LARGEST / 2 + 50, &mut pool);
+        assert_eq!((queue.room(), pool.lent()), (LARGEST / 2 + 50, LARGEST), "by a move");
+    }
 }

@@ -139,6 +139,12 @@ fn held_twice() {
 }
 
 #[test]
+#[should_panic(expected = "contract: Held only while something is to be read, and once")]
+fn held_before_anything_is_to_be_read() {
+    session(&[Input::Held]);
+}
+
+#[test]
 #[should_panic(expected = "contract: Released only while held")]
 fn released_before_it_was_held() {
     session(&[UP, Input::Released]);

@@ -113,4 +113,15 @@ mod tests {
         assert!(backoff.pause(Range::millis(1, 5)) <= Duration::from_millis(5));
         assert!(SplitMix(1).up_to(0) == 0);
     }
+
+    /// Steele, Lea and Flood, "Fast splittable pseudorandom number generators", as java.util.SplittableRandom
+    /// and others have it.
+    #[test]
+    fn the_numbers_are_split_mix_s() {
+        let mut random = SplitMix(1_234_567);
+        let numbers = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+        assert_eq!([(); 3].map(|()| random.next()), numbers);
+        let mut random = SplitMix(1_234_567);
+        assert_eq!([(); 3].map(|()| random.up_to(99)), [35, 17, 53]);
+    }
 }
