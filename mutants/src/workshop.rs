@@ -14,6 +14,13 @@ use crate::list::Mutant;
 /// code as it is takes more than half of it, by the clock.
 const SPINS_S: u64 = 40;
 
+/// The checkers that most mutants fall to, in seconds, and where those that spin do; and the others.
+const QUICK: &str = "dial linger bandwidth lane simulation crowd";
+const SLOW: &str = "order calm-gate crowded-gate gate explorer";
+
+/// As [`SPINS_S`], for [`QUICK`] and for tests.
+const SPINS_QUICK_S: u64 = 10;
+
 /// A judge of the code as it is takes 1.2 GiB, for the explorer's states. A mutant that grows without bound must not
 /// take the machine along.
 const GROWS_KIB: u64 = 4 << 20;
@@ -35,13 +42,19 @@ pub(crate) enum Fate {
     Unviable,
 }
 
+/// Seconds of a processor that a judge may take.
+#[derive(Clone, Copy)]
+struct Patience {
+    quick: u64,
+    any: u64,
+}
+
 /// One copy of relay-core.
 pub(crate) struct Workshop {
     core: PathBuf,
     folder: PathBuf,
     judge: PathBuf,
-    /// Seconds of a processor that a judge may take.
-    spins_s: u64,
+    patience: Patience,
 }
 
 impl Workshop {
@@ -52,25 +65,35 @@ impl Workshop {
             fs::remove_dir_all(&copy).map_err(|error| error.to_string())?;
         }
         copy_folder(core, &copy).map_err(|error| format!("{}: {error}", copy.display()))?;
-        Ok(Self { core: core.to_path_buf(), folder, judge: judge.to_path_buf(), spins_s: 10 * SPINS_S })
+        Ok(Self {
+            core: core.to_path_buf(),
+            folder,
+            judge: judge.to_path_buf(),
+            patience: Patience { quick: 10 * SPINS_S, any: 10 * SPINS_S },
+        })
     }
 
     /// The code as it is must pass, or nothing is shown by a mutant that does not.
     pub(crate) fn judge_as_it_is(&mut self) -> Result<(), String> {
         self.build()?;
+        let quick = self.time(QUICK)?;
+        let all = quick + self.time(SLOW)?;
+        self.patience = Patience { quick: SPINS_QUICK_S.max(2 * quick), any: SPINS_S.max(2 * all) };
+        Ok(())
+    }
+
+    /// Seconds that these checkers take for the code as it is.
+    fn time(&self, checkers: &str) -> Result<u64, String> {
         let start = Instant::now();
-        match self.judge("")? {
-            None => {
-                self.spins_s = SPINS_S.max(2 * start.elapsed().as_secs());
-                Ok(())
-            }
+        match self.judge(checkers)? {
+            None => Ok(start.elapsed().as_secs()),
             Some(story) => Err(format!("the judge does not accept the code as it is:\n{story}")),
         }
     }
 
     /// What took so long there may take so long here.
     pub(crate) fn with_patience_of(mut self, other: &Self) -> Self {
-        self.spins_s = other.spins_s;
+        self.patience = other.patience;
         self
     }
 
@@ -105,10 +128,10 @@ impl Workshop {
         if self.build().is_err() {
             return Ok(Fate::Unviable);
         }
-        if self.judge("")?.is_some() {
-            return Ok(Fate::Killed);
-        }
-        Ok(if self.tests_fail()? { Fate::Killed } else { Fate::Survived })
+        let killed = self.run("judge", QUICK, self.patience.quick)?.is_some()
+            || self.tests_fail()?
+            || self.judge(SLOW)?.is_some();
+        Ok(if killed { Fate::Killed } else { Fate::Survived })
     }
 
     /// Whether relay-core's own tests notice: the units', and those of its folder `tests` that need no
@@ -128,7 +151,7 @@ impl Workshop {
             // Where `env!` looks for what the tests compare with.
             tests.env("CARGO_MANIFEST_DIR", self.core.with_file_name(""));
             run(tests.arg("-o").arg(self.folder.join("tests")).arg(test))?;
-            if self.run("tests", "")?.is_some() {
+            if self.run("tests", "", self.patience.quick)?.is_some() {
                 return Ok(true);
             }
         }
@@ -155,15 +178,15 @@ impl Workshop {
 
     /// What the judge has to say against it, if anything.
     fn judge(&self, checkers: &str) -> Result<Option<String>, String> {
-        self.run("judge", checkers)
+        self.run("judge", checkers, self.patience.any)
     }
 
     /// What a program that was built here says if it fails.
-    fn run(&self, program: &str, arguments: &str) -> Result<Option<String>, String> {
+    fn run(&self, program: &str, arguments: &str, spins_s: u64) -> Result<Option<String>, String> {
         let output = fs::File::create(self.folder.join("story")).map_err(|error| error.to_string())?;
         let errors = output.try_clone().map_err(|error| error.to_string())?;
         let mut judge = Command::new("sh")
-            .args(["-c", &format!("ulimit -t {}; ulimit -v {GROWS_KIB}; exec \"$0\" \"$@\"", self.spins_s)])
+            .args(["-c", &format!("ulimit -t {spins_s}; ulimit -v {GROWS_KIB}; exec \"$0\" \"$@\"")])
             .arg(self.folder.join(program))
             .args(arguments.split_whitespace())
             .env("RUST_BACKTRACE", "0")
@@ -179,7 +202,6 @@ impl Workshop {
                     Some(0) => Ok(None),
                     Some(_) => self.story().map(Some),
                     None => {
-                        let spins_s = self.spins_s;
                         Ok(Some(format!("no verdict ({status}; it has {spins_s} s of a processor's time)")))
                     }
                 };
