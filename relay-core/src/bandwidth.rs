@@ -199,4 +199,24 @@ mod tests {
             assert_eq!((bucket.rate(), bucket.slice(), bucket.burst()), (rate, slice, burst));
         }
     }
+
+    #[test]
+    fn whoever_waits_gets_what_somebody_leaves() {
+        let leave: [fn(&mut Option<Throttle>); 2] =
+            [|throttle| throttle.as_mut().expect("there").settle(), |throttle| *throttle = None];
+        for leave in leave {
+            let bucket = Arc::new(Bucket::new(NonZeroU64::MIN.saturating_add(1 << 20), Instant::ZERO));
+            let [mut first, mut last] = [(); 2].map(|()| Some(Throttle::new([Arc::clone(&bucket)])));
+            let grant =
+                |throttle: &mut Option<Throttle>| throttle.as_mut().expect("there").grant(Instant::ZERO);
+            assert_eq!(grant(&mut first), bucket.slice());
+            first.as_mut().expect("there").spend(Leg::Front, 1000);
+            while grant(&mut last) > 0 {
+                last.as_mut().expect("there").spend(Leg::Front, bucket.slice());
+            }
+            let mut other = Some(Throttle::new([Arc::clone(&bucket)]));
+            leave(&mut first);
+            assert_eq!(grant(&mut other), bucket.slice() - 1000);
+        }
+    }
 }

@@ -67,4 +67,5 @@ fn the_dial_clock_stands_until_it_is_its_turn() {
 fn a_point_in_time_is_what_it_was_made_of() {
     assert_eq!(NOW.as_nanos(), 5_000_000_000);
     assert_eq!((NOW + SECOND).since(NOW), SECOND);
+    assert_eq!(format!("{NOW:?}"), "5s");
 }

@@ -21,6 +21,20 @@ fn a_buffer_takes_whole_records_and_what_is_left_of_one() {
 }
 
 #[test]
+fn records_are_laid_out_in_the_smallest_buffer_that_they_fit() {
+    for (payload, buffer) in
+        [(1, 4 << 10), (16 << 10, 20 << 10), (64 << 10, 68 << 10), (256 << 10, 264 << 10)]
+    {
+        let (mut outbound, mut pool) = (Outbound::default(), Pool::default());
+        let mut places = [(); BATCH].map(|()| <&mut [u8]>::default());
+        let records = outbound.lay_out(RECORDS, payload, &mut pool, &mut places);
+        assert_eq!(records, payload.div_ceil(16 << 10));
+        assert_eq!(places.iter().map(|place| place.len()).sum::<usize>(), payload);
+        assert_eq!(outbound.lent(), buffer);
+    }
+}
+
+#[test]
 fn each_record_is_delivered_when_it_is_out_until_there_are_too_many_to_tell() {
     let (mut outbound, mut pool) = (Outbound::default(), Pool::default());
     outbound.queue.make_room(10 * (MARKS + 2), &mut pool);
