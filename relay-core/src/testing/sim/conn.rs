@@ -421,7 +421,10 @@ impl<C: Codec> Conn<C> {
             Pumped::Idle => {
                 self.check_idle()?;
                 let calls = self.net.calls;
+                // who has hung up is looked at in any turn, and an interrupted look is made again
+                let interrupted = core::mem::take(&mut self.net.faults.interrupted);
                 let again = self.pump_once(budget, pool, now)?;
+                self.net.faults.interrupted = interrupted;
                 demand_that(Rule::L5, again == Pumped::Idle && calls == self.net.calls, || {
                     format!("idle, and yet it goes on: {again:?}")
                 })?;

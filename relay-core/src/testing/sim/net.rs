@@ -216,23 +216,31 @@ impl Net {
 
     /// Counts the call and holds it to L5; then what may come before its own result.
     fn begin(&mut self, leg: Leg, reading: bool) -> Result<(), TryError> {
-        self.calls += 1;
-        self.calls_this_turn += 1;
-        assert!(self.calls_this_turn < CALLS_PER_TURN, "{:?} broken: the pump spins", Rule::L5);
+        self.called();
         let known = self.wires[leg].known;
         if reading && !known.readable {
             self.breaks(Rule::L5, &format!("{leg}: read again without a fresh edge"));
         }
         self.wires[leg].written_early |= !reading && !known.writable;
-        let signals = if self.storming { 100 } else { 5 };
-        if self.faults.interrupted && self.rng.chance(signals) {
-            return Err(TryError::Interrupted);
-        }
+        self.interrupt()?;
         let blocks = if self.storming { 90 } else { 20 };
         if (self.faults.would_block || self.storming) && self.rng.chance(blocks) {
             return Err(self.block(leg, reading, true));
         }
         Ok(())
+    }
+
+    fn called(&mut self) {
+        self.calls += 1;
+        self.calls_this_turn += 1;
+        assert!(self.calls_this_turn < CALLS_PER_TURN, "{:?} broken: the pump spins", Rule::L5);
+    }
+
+    /// Any call may be.
+    fn interrupt(&mut self) -> Result<(), TryError> {
+        let signals = if self.storming { 100 } else { 5 };
+        let interrupted = self.faults.interrupted && self.rng.chance(signals);
+        if interrupted { Err(TryError::Interrupted) } else { Ok(()) }
     }
 
     fn block(&mut self, leg: Leg, reading: bool, edge_follows: bool) -> TryError {
@@ -391,11 +399,13 @@ impl Transport for Net {
     }
 
     fn has_unread(&mut self, leg: Leg) -> Result<bool, TryError> {
-        let wire = &mut self.wires[leg];
-        if !wire.known.hung_up {
+        if !self.wires[leg].known.hung_up {
             self.breaks(Rule::L5, &format!("{leg}: looked at before it hung up"));
             return Ok(true);
         }
+        // one that is answered costs nothing, and may be made in every turn
+        self.interrupt().inspect_err(|_| self.called())?;
+        let wire = &mut self.wires[leg];
         if !wire.to_relay.bytes.is_empty() {
             return Ok(true);
         }
