@@ -559,15 +559,17 @@ impl<H: Host> Acceptor<H> {
         if let Some(stranger) = stranger {
             self.strangers.insert(stranger, seat.id());
         }
-        self.shortage.accepted();
         self.host.begin(Accepted { socket, reserve, seat, place, stranger, turn });
         Ok(())
     }
 
     fn accept(&mut self, number: ListenerId, now: Instant) {
         match self.take(number, now, Gate::accepted) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.gate.drained(number),
+            Ok(()) => self.shortage.ease(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.shortage.ease();
+                self.gate.drained(number);
+            }
             Err(error) if is_of_one_connection(&error) => self.gate.skipped(number),
             Err(error) => {
                 // What nobody knows is not tried again at once either.

@@ -26,7 +26,7 @@ pub trait Observer: fmt::Debug + Send + Sync {
     /// Accepting at `listen` pauses, for want of descriptors or memory. Once until it is resumed.
     fn accept_paused(&self, listen: &Endpoint, why: &io::Error);
 
-    /// It goes on: somebody was let in, and for a few seconds nobody had to wait for a descriptor.
+    /// It goes on: for a few seconds nobody had to wait for a descriptor.
     fn accept_resumed(&self, listen: &Endpoint);
 
     /// Limits keep peers waiting, or strangers were sent away for others. Now and then only.

@@ -18,7 +18,7 @@ pub(crate) struct Shortage {
     told: Option<Endpoint>,
     /// When accepting failed last.
     last: Instant,
-    /// Somebody was let in since.
+    /// There was a descriptor for whoever came since, if anybody did.
     eased: bool,
 }
 
@@ -33,8 +33,8 @@ impl Shortage {
         new
     }
 
-    /// Somebody was let in.
-    pub(crate) const fn accepted(&mut self) {
+    /// Somebody was let in, or could have been if anybody had come.
+    pub(crate) const fn ease(&mut self) {
         self.eased = true;
     }
 
@@ -64,13 +64,13 @@ mod tests {
         assert_eq!((shortage.over(at(9)), shortage.next_report()), (None, None));
         assert!(shortage.failed(at(10), &listen));
         for second in 10..3610 {
-            shortage.accepted();
+            shortage.ease();
             assert_eq!(shortage.over(at(second)), None);
             assert!(!shortage.failed(at(second), &listen));
         }
-        assert_eq!(shortage.next_report(), None, "nobody has been let in since");
+        assert_eq!(shortage.next_report(), None, "nobody could have been let in since");
         assert_eq!(shortage.over(at(9999)), None);
-        shortage.accepted();
+        shortage.ease();
         assert_eq!((shortage.over(at(3611)), shortage.next_report()), (None, Some(at(3612))));
         assert_eq!((shortage.over(at(3612)), shortage.next_report()), (Some(listen.clone()), None));
         assert!(shortage.failed(at(3613), &listen), "another");
