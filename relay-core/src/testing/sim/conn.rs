@@ -359,13 +359,16 @@ impl<C: Codec> Conn<C> {
     }
 
     /// A peer would not be let in any more, if it ever was.
-    pub(super) fn distrust(&mut self, leg: Leg, now: Instant) {
+    pub(super) fn distrust(&mut self, leg: Leg, now: Instant) -> Result<(), Violation> {
         let secured = self.plan.secure[leg] && self.relay.session().is_up(leg);
         self.relay.distrusted(now, leg, Distrust::Revoked);
         if secured {
             self.tell_model(now, Input::Distrusted(leg, Distrust::Revoked));
         }
         self.runnable = true;
+        demand_that(Rule::S9, !secured || self.outcome().is_some(), || {
+            format!("{leg}: its peer is trusted no longer, and it is still open")
+        })
     }
 
     fn tell_model(&mut self, now: Instant, input: Input) {

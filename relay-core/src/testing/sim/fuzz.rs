@@ -105,7 +105,7 @@ fn perform(sim: &mut Sim<'_, ToyFamily>, operation: u8) -> Result<(), Violation>
             sim.conn.on_time(sim.now)?;
         }
         11 if how == 15 => sim.stop(Stop::Abort),
-        11 if how == 11 || how == 12 => sim.conn.distrust(leg, sim.now),
+        11 if how == 11 || how == 12 => sim.conn.distrust(leg, sim.now)?,
         11 if how > 12 => {
             let until = sim.now + Duration::from_secs(u64::from(how));
             sim.stop(Stop::Drain { until });

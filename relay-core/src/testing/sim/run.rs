@@ -173,7 +173,7 @@ impl<'a, F: Family> Sim<'a, F> {
         }
         if faults.distrust && self.rng.below(self.plan.calm) == 0 {
             let leg = if self.rng.chance(50) { Leg::Front } else { Leg::Back };
-            self.conn.distrust(leg, self.now);
+            self.conn.distrust(leg, self.now)?;
         }
         if faults.late && self.rng.chance(2) {
             self.now = self.now + Duration::from_millis(self.rng.next() % 3000);
