@@ -14,16 +14,12 @@ use crate::list::Mutant;
 /// code as it is takes more than half of it, by the clock.
 const SPINS_S: u64 = 40;
 
-/// The checkers that most mutants fall to, in seconds, and where those that spin do; and the others.
-const QUICK: &str = "dial linger bandwidth lane simulation crowd";
-const SLOW: &str = "order calm-gate crowded-gate gate explorer";
-
-/// As [`SPINS_S`], for [`QUICK`] and for tests.
+/// As [`SPINS_S`], for the judge's quick checkers and for tests.
 const SPINS_QUICK_S: u64 = 10;
 
-/// A judge of the code as it is takes 1.2 GiB, for the explorer's states. A mutant that grows without bound must not
-/// take the machine along.
-const GROWS_KIB: u64 = 4 << 20;
+/// A judge of the code as it is takes 3.5 GiB of address space, for the explorer's states. A mutant that grows without bound
+/// must not take the machine along.
+const GROWS_KIB: u64 = 8 << 20;
 
 /// No judge waits for anything, but one that did should not be waited for.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -76,8 +72,8 @@ impl Workshop {
     /// The code as it is must pass, or nothing is shown by a mutant that does not.
     pub(crate) fn judge_as_it_is(&mut self) -> Result<(), String> {
         self.build()?;
-        let quick = self.time(QUICK)?;
-        let all = quick + self.time(SLOW)?;
+        let quick = self.time("quick")?;
+        let all = quick + self.time("slow")?;
         self.patience = Patience { quick: SPINS_QUICK_S.max(2 * quick), any: SPINS_S.max(2 * all) };
         Ok(())
     }
@@ -128,9 +124,9 @@ impl Workshop {
         if self.build().is_err() {
             return Ok(Fate::Unviable);
         }
-        let killed = self.run("judge", QUICK, self.patience.quick)?.is_some()
+        let killed = self.run("judge", "quick", self.patience.quick)?.is_some()
             || self.tests_fail()?
-            || self.judge(SLOW)?.is_some();
+            || self.judge("slow")?.is_some();
         Ok(if killed { Fate::Killed } else { Fate::Survived })
     }
 

@@ -201,11 +201,12 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_gets_what_somebody_leaves() {
+    fn who_asks_next_has_what_somebody_leaves() {
         let leave: [fn(&mut Option<Throttle>); 2] =
             [|throttle| throttle.as_mut().expect("there").settle(), |throttle| *throttle = None];
         for leave in leave {
-            let bucket = Arc::new(Bucket::new(NonZeroU64::MIN.saturating_add(1 << 20), Instant::ZERO));
+            let rate = NonZeroU64::new(1 << 20).expect("a rate");
+            let bucket = Arc::new(Bucket::new(rate, Instant::ZERO));
             let [mut first, mut last] = [(); 2].map(|()| Some(Throttle::new([Arc::clone(&bucket)])));
             let grant =
                 |throttle: &mut Option<Throttle>| throttle.as_mut().expect("there").grant(Instant::ZERO);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use relay_core::codec::Plain;
-use relay_core::{Config, Instant, Leg, Pool, Ready, Relay, Timer, Transport, TryError, pump};
+use relay_core::{Config, Instant, Leg, PerLeg, Pool, Ready, Relay, Timer, Transport, TryError, pump};
 
 const NOW: Instant = Instant::from_nanos(5_000_000_000);
 const SECOND: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ fn who_has_said_something_has_been_heard() {
         relay.connected(NOW, Plain);
         assert!(relay.codec(Leg::Back).is_some());
         assert_eq!((relay.has_heard(leg), relay.held(), relay.lent()), (false, 0, 0));
-        let (mut ready, mut pool) = (relay_core::PerLeg::both(Ready::BOTH), Pool::default());
+        let (mut ready, mut pool) = (PerLeg::both(Ready::BOTH), Pool::default());
         let _ = pump(&mut relay, &mut Once(leg, b"hello"), &mut ready, &mut pool, NOW, 1 << 10);
         assert_eq!((relay.has_heard(leg), relay.has_heard(leg.other())), (true, false));
         assert_eq!((relay.held(), relay.lent()), (5, pool.lent()));

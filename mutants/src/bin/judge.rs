@@ -1,7 +1,7 @@
 //! Holds relay-core to its rules: the checkers that ordinary tests run, in one small program that
 //! can be built against a mutant in seconds. Says which rule is broken and ends with 1, or with 0.
 //!
-//! `judge CHECKER…` runs these and no others, in this order; see [`CHECKERS`].
+//! `judge CHECKER…` runs these and no others, in this order; see [`CHECKERS`]. `quick` and `slow` stand for several.
 #![expect(clippy::print_stdout, reason = "it talks to whoever runs it")]
 
 use std::process::ExitCode;
@@ -14,6 +14,9 @@ use relay_core::testing::sim::{CrowdPlan, Plan, ToyFamily, crowd, run, run_at_an
 
 type Verdict = Result<(), String>;
 type Checker = (&'static str, fn() -> Verdict);
+
+/// So many of them are quick. Most mutants fall to these, and those that spin do so in these.
+const QUICK: usize = 6;
 
 /// Quickest first.
 const CHECKERS: [Checker; 11] = [
@@ -33,8 +36,16 @@ const CHECKERS: [Checker; 11] = [
 ];
 
 fn main() -> ExitCode {
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let all: Vec<String> = CHECKERS.iter().map(|(name, _)| (*name).to_string()).collect();
+    let names = |of: &[Checker]| of.iter().map(|(name, _)| (*name).to_string()).collect::<Vec<_>>();
+    let all = names(&CHECKERS);
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .flat_map(|name| match name.as_str() {
+            "quick" => names(&CHECKERS[..QUICK]),
+            "slow" => names(&CHECKERS[QUICK..]),
+            _ => vec![name],
+        })
+        .collect();
     for name in if wanted.is_empty() { &all } else { &wanted } {
         let Some((_, checker)) = CHECKERS.iter().find(|(known, _)| known == name) else {
             println!("there is no checker called {name}, only {all:?}");
